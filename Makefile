@@ -1,0 +1,50 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+GEN_VENV = .venv-gen
+PROTOS = $(wildcard proto/lightning_store/v1/*.proto)
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test check gen gen-check contract-release bench test-compat clean
+
+help: ## list the commands
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.test: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable . --group test
+	@touch $@
+
+$(VENV)/.check: pyproject.toml $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --group check
+	@touch $@
+
+test: $(VENV)/.test ## set up and run the tests (under 10 minutes)
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.check gen-check ## format, lint, types, imports, and the gates of the contract
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+	$(BIN)/buf format --exit-code --diff
+	$(BIN)/buf breaking --against proto/baseline.binpb
+
+# The generator has an environment of its own: its age sets the oldest protobuf that its output runs on.
+$(GEN_VENV)/.installed: tools/gen-requirements.txt
+	$(PYTHON) -m venv $(GEN_VENV)
+	$(GEN_VENV)/bin/python -m pip install --quiet --requirement tools/gen-requirements.txt
+	@touch $@
+
+gen: $(GEN_VENV)/.installed ## regenerate gen/python from proto/ (Python 3.13 or older)
+	$(GEN_VENV)/bin/python tools/generate.py gen/python
+
+gen-check: $(GEN_VENV)/.installed
+	$(GEN_VENV)/bin/python tools/generate.py --check gen/python
+
+contract-release: $(VENV)/.check ## make today's contract the one that later changes must not break
+	$(BIN)/buf build --exclude-source-info --output proto/baseline.binpb
