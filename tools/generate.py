@@ -63,8 +63,9 @@ def index(image: FileDescriptorSet) -> str:
         for enum in file.enum_type:
             names += [enum.name, *(value.name for value in enum.value)]
         lines += [f"from {module} import {name} as {name}" for name in sorted(names)]
-    return '"""Every message and enum of the contract; the stubs of the services are in the modules `*_service_pb2_grpc`."""\n\n' + (
-        "\n".join(lines) + "\n"
+    return (
+        '"""Every message and enum of the contract; the stubs of the services are in the modules `*_service_pb2_grpc`."""\n\n'
+        + ("\n".join(lines) + "\n")
     )
 
 

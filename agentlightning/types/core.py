@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import (
     TYPE_CHECKING,
+    Annotated,
     Any,
     Generic,
     Literal,
@@ -12,12 +13,12 @@ from typing import (
     SupportsIndex,
     TypedDict,
     TypeVar,
-    Union,
     overload,
 )
 
 from pydantic import BaseModel, Field, model_validator
 
+from agentlightning.types.resources import ResourcesUpdate
 from agentlightning.types.tracer import Span, SpanCoreFields
 
 if TYPE_CHECKING:
@@ -32,7 +33,11 @@ __all__ = [
     "AttemptFailure",
     "AttemptStatus",
     "AttemptedRollout",
+    "CancelAttempt",
+    "ClaimedRollouts",
+    "CommandedWorker",
     "Dataset",
+    "Drain",
     "EnqueueRolloutRequest",
     "FailureKind",
     "FilterField",
@@ -55,6 +60,7 @@ __all__ = [
     "TaskInput",
     "Triplet",
     "Worker",
+    "WorkerCommand",
     "WorkerStatus",
 ]
 
@@ -92,8 +98,8 @@ stop. `missing_resources`: the resources that it needs were never published.
 class AttemptFailure(BaseModel):
     """Why an attempt did not succeed."""
 
-    kind: FailureKind
-    """The class of the failure; retry budgets are counted per class."""
+    kind: FailureKind | None = None
+    """The class of the failure, if it is known; retry budgets are counted per class."""
     message: str = ""
     """What a person reads, without a traceback."""
     retryable: bool = True
@@ -149,9 +155,9 @@ class RolloutConfig(BaseModel):
     """How many attempts there may be in all, the first one included."""
     retry_condition: list[AttemptStatus] = Field(default_factory=list)
     """The attempt statuses after which the rollout goes back into the queue."""
-    retry_budgets: dict[FailureKind, int] = Field(default_factory=dict)
-    """How many further attempts each kind of failure may cause. A kind that is not named here follows
-    `retry_condition` and `max_attempts`."""
+    retry_budgets: dict[FailureKind, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
+    """How many further attempts failures of each kind may cause in one rollout. A kind that is named here follows its
+    budget alone; one that is not follows `retry_condition` and `max_attempts`. `cancelled` cannot have one."""
 
 
 class Rollout(BaseModel):
@@ -192,6 +198,17 @@ class AttemptedRollout(Rollout):
         return self
 
 
+class ClaimedRollouts(BaseModel):
+    """What a worker got when it asked for work."""
+
+    rollouts: list[AttemptedRollout]
+    """The rollouts, each with the attempt that was made for the worker; empty when there was no work."""
+    resources: list[ResourcesUpdate] = Field(default_factory=list)
+    """The resources that the rollouts need and the worker did not have. Where a rollout names none, the latest."""
+    draining: bool = False
+    """Whether the worker was asked to leave, which is why it got nothing."""
+
+
 class EnqueueRolloutRequest(BaseModel):
     """One item of `LightningStore.enqueue_many_rollouts`."""
 
@@ -230,9 +247,44 @@ class Worker(BaseModel):
     """The rollout that it holds."""
     current_attempt_id: str | None = None
     """The attempt that it holds."""
+    draining: bool = False
+    """Whether it was asked to finish what it holds and to take nothing new."""
 
 
-class PaginatedResult(BaseModel, Generic[T_item], Sequence[T_item]):
+class CancelAttempt(BaseModel):
+    """Tells a worker to stop one attempt: it has ended, was superseded, or its rollout is finished or gone."""
+
+    command: Literal["cancel_attempt"] = "cancel_attempt"
+    """Always `cancel_attempt`."""
+    rollout_id: str
+    """The rollout."""
+    attempt_id: str
+    """The attempt to stop."""
+    reason: str = ""
+    """Why, for people and logs."""
+
+
+class Drain(BaseModel):
+    """Tells a worker to take nothing new, finish what it holds and leave."""
+
+    command: Literal["drain"] = "drain"
+    """Always `drain`."""
+    reason: str = ""
+    """Why, for people and logs."""
+
+
+WorkerCommand = Annotated[CancelAttempt | Drain, Field(discriminator="command")]
+"""Something that a worker is told to do, told apart by `command`."""
+
+
+class CommandedWorker(Worker):
+    """A worker together with what it is to do now: the answer to a heartbeat."""
+
+    commands: list[WorkerCommand] = Field(default_factory=list)
+    """What to do. Repeated in every answer for as long as it applies."""
+
+
+class PaginatedResult(BaseModel, Sequence[T_item], Generic[T_item]):
     """One page of a query, usable as the sequence of its items.
 
     It equals another page with the same fields, and any list or tuple of equal items.
@@ -282,10 +334,7 @@ class FilterField(TypedDict, total=False):
     """The field is a string that contains this."""
 
 
-FilterOptions = Mapping[
-    Union[str, Literal["_aggregate", "_must"]],
-    Union[FilterField, Literal["and", "or"], Mapping[str, FilterField]],
-]
+FilterOptions = Mapping[str, FilterField | Literal["and", "or"] | Mapping[str, FilterField]]
 """Conditions by field name. `_aggregate` joins them (`and`, the default, or `or`); those under `_must` always hold."""
 
 
@@ -371,12 +420,10 @@ class GenericResponse(BaseModel):
     """Anything more."""
 
 
-RolloutRawResult = Union[None, float, list["ReadableSpan"], list[Span], list[SpanCoreFields]]
+RolloutRawResult = float | list["ReadableSpan"] | list[Span] | list[SpanCoreFields] | None
 """What an agent may return: nothing (the tracer has it all), the final reward, or the spans of the rollout."""
 
-RolloutRawResultLegacy = Union[
-    None, float, list[Triplet], list[dict[str, Any]], list["ReadableSpan"], RolloutLegacy
-]
+RolloutRawResultLegacy = float | list[Triplet] | list[dict[str, Any]] | list["ReadableSpan"] | RolloutLegacy | None
 """What an agent of the legacy runner may return."""
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from urllib.parse import quote
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 if TYPE_CHECKING:
     from agentlightning.types.core import AttemptedRollout
 
 __all__ = [
     "LLM",
+    "CustomResource",
     "NamedResources",
     "PromptTemplate",
     "ProxyLLM",
@@ -136,21 +137,52 @@ def _format_jinja(template: str, values: dict[str, Any]) -> str:
         from jinja2 import StrictUndefined
         from jinja2.sandbox import SandboxedEnvironment
     except ImportError as error:
-        raise ImportError("a prompt template with engine 'jinja' needs the package jinja2: pip install jinja2") from error
+        raise ImportError(
+            "a prompt template with engine 'jinja' needs the package jinja2: pip install jinja2"
+        ) from error
     # Templates may be written by a language model, so they get no access to Python's internals.
     environment = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
-    return environment.from_string(template).render(values)
+    text: str = environment.from_string(template).render(values)
+    return text
 
 
 def _format_poml(template: str, values: dict[str, Any]) -> str:
     try:
         from poml import poml
     except ImportError as error:
-        raise ImportError("a prompt template with engine 'poml' needs the package poml: pip install poml") from error
-    return cast("str", poml(template, context=values, chat=False, format="raw"))
+        raise ImportError("prompt templates with engine 'poml' need the package poml: pip install poml") from error
+    text = poml(template, context=values, chat=False)
+    if not isinstance(text, str):
+        raise ValueError("the poml template renders to more than text, which format() cannot return")
+    return text
 
 
-ResourceUnion = Annotated[Union[LLM, ProxyLLM, PromptTemplate], Field(discriminator="resource_type")]
+class CustomResource(Resource):
+    """A resource of a type of the user's own, with whatever fields it has."""
+
+    model_config = ConfigDict(extra="allow")
+
+    resource_type: str
+    """The user's name for the type."""
+
+
+_KNOWN_TYPES = frozenset({"llm", "proxy_llm", "prompt_template"})
+
+
+def _resource_tag(value: Any) -> str | None:
+    resource_type = value.get("resource_type") if isinstance(value, dict) else getattr(value, "resource_type", None)
+    if isinstance(resource_type, str):
+        return resource_type if resource_type in _KNOWN_TYPES else "custom"
+    return None
+
+
+ResourceUnion = Annotated[
+    Annotated[LLM, Tag("llm")]
+    | Annotated[ProxyLLM, Tag("proxy_llm")]
+    | Annotated[PromptTemplate, Tag("prompt_template")]
+    | Annotated[CustomResource, Tag("custom")],
+    Discriminator(_resource_tag),
+]
 """Any resource, told apart by `resource_type`."""
 
 NamedResources = dict[str, ResourceUnion]

@@ -1,0 +1,1 @@
+"""Train AI agents over a gRPC store."""

@@ -1,0 +1,169 @@
+"""Rewards: writing them into a trace, and finding them in one, whichever release wrote it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import numbers
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from agentlightning.emitter.attributes import flatten_attributes
+from agentlightning.env_var import LightningEnvVar, resolve_bool_env_var
+from agentlightning.semconv import (
+    AGL_ANNOTATION,
+    AGL_REWARD,
+    LightningSpanAttributes,
+    RewardAttributes,
+    RewardPydanticModel,
+)
+from agentlightning.tracer.active import require_active_tracer
+from agentlightning.types import Attributes, SpanCoreFields, SpanLike, TraceStatus
+
+logger = logging.getLogger(__name__)
+
+S = TypeVar("S", bound=SpanLike)
+
+PRIMARY = "primary"
+"""Name of the dimension of a reward that is a plain number."""
+
+_PREFIX = LightningSpanAttributes.REWARD.value
+_NAME = RewardAttributes.REWARD_NAME.value
+_VALUE = RewardAttributes.REWARD_VALUE.value
+_AGENTOPS_KEYS = ("agentops.task.output", "agentops.entity.output")
+
+
+def emit_reward(
+    reward: float | Mapping[str, float],
+    *,
+    primary_key: str | None = None,
+    attributes: Mapping[str, Any] | None = None,
+    propagate: bool = True,
+) -> SpanCoreFields:
+    """Puts a reward into the trace of the rollout that is running.
+
+    Args:
+        reward: A number, or several numbers by name.
+        primary_key: Which of several names is the one to train on.
+        attributes: What else to note on the span; nested values are flattened with dots.
+        propagate: Hand the span to the active tracer. Without it the span is only returned.
+
+    Returns:
+        The span, without the ids that its trace gives it.
+
+    Raises:
+        TypeError: The reward, or one of them, is not a number; or an attribute cannot be one.
+        ValueError: Several rewards and no `primary_key` among their names.
+        RuntimeError: There is no active tracer to hand the span to.
+    """
+    span_attributes = _reward_attributes(_dimensions(reward, primary_key))
+    if attributes:
+        span_attributes.update(flatten_attributes(attributes))
+    if propagate:
+        span = require_active_tracer().create_span(AGL_ANNOTATION, attributes=span_attributes)
+    else:
+        now = time.time()
+        span = SpanCoreFields(
+            name=AGL_ANNOTATION,
+            status=TraceStatus(status_code="OK"),
+            attributes=span_attributes,
+            start_time=now,
+            end_time=now,
+        )
+    if resolve_bool_env_var(LightningEnvVar.AGL_EMITTER_DEBUG, fallback=False):
+        logger.info("emitted reward: %s", span_attributes)
+    return span
+
+
+def get_rewards_from_span(span: SpanLike) -> list[RewardPydanticModel]:
+    """Returns the dimensions of the reward that a span carries, the primary one first; empty if it carries none.
+
+    Reads the numbered attributes of release 0.3, the `reward` attribute of release 0.2, and rewards recorded by the
+    AgentOps SDK.
+    """
+    attributes = span.attributes or {}
+    legacy = _agentops_reward(attributes)
+    if legacy is None and span.name == AGL_REWARD:
+        legacy = _as_number(attributes.get("reward"))
+    if legacy is not None:
+        return [RewardPydanticModel(name=PRIMARY, value=legacy)]
+    rewards = []
+    while (value := _as_number(attributes.get(f"{_PREFIX}.{len(rewards)}.{_VALUE}"))) is not None:
+        name = attributes.get(f"{_PREFIX}.{len(rewards)}.{_NAME}")
+        rewards.append(RewardPydanticModel(name=str(name) if name is not None else PRIMARY, value=value))
+    return rewards
+
+
+def get_reward_value(span: SpanLike) -> float | None:
+    """Returns the reward that a span carries, the primary one of several; None if it carries none."""
+    rewards = get_rewards_from_span(span)
+    return rewards[0].value if rewards else None
+
+
+def is_reward_span(span: SpanLike) -> bool:
+    """Returns whether a span carries a reward."""
+    return get_reward_value(span) is not None
+
+
+def find_reward_spans(spans: Sequence[S]) -> list[S]:
+    """Returns the spans that carry a reward, in the order given."""
+    return [span for span in spans if is_reward_span(span)]
+
+
+def find_final_reward(spans: Sequence[SpanLike]) -> float | None:
+    """Returns the reward of the last span that carries one; None if none does.
+
+    Args:
+        spans: The spans of one attempt, in their order.
+    """
+    for span in reversed(spans):
+        reward = get_reward_value(span)
+        if reward is not None:
+            return reward
+    return None
+
+
+def _dimensions(reward: float | Mapping[str, float], primary_key: str | None) -> dict[str, float]:
+    if not isinstance(reward, Mapping):
+        return {PRIMARY: _number(reward, "reward")}
+    if primary_key is None:
+        raise ValueError(f"a reward with several values needs a primary_key, one of {sorted(reward)}")
+    if primary_key not in reward:
+        raise ValueError(f"primary_key {primary_key!r} is not among the rewards {sorted(reward)}")
+    ordered = {primary_key: reward[primary_key], **reward}
+    return {name: _number(value, f"reward {name!r}") for name, value in ordered.items()}
+
+
+def _number(value: object, what: str) -> float:
+    # numbers.Real covers the scalars of numpy and the like, and bool.
+    if not isinstance(value, numbers.Real):
+        raise TypeError(f"{what} must be a number, not {type(value).__name__}")
+    return float(value)
+
+
+def _reward_attributes(dimensions: Mapping[str, float]) -> Attributes:
+    attributes: Attributes = {}
+    for index, (name, value) in enumerate(dimensions.items()):
+        attributes[f"{_PREFIX}.{index}.{_NAME}"] = name
+        attributes[f"{_PREFIX}.{index}.{_VALUE}"] = value
+    return attributes
+
+
+def _agentops_reward(attributes: Mapping[str, Any]) -> float | None:
+    for key in _AGENTOPS_KEYS:
+        output = attributes.get(key)
+        if isinstance(output, str):
+            try:
+                output = json.loads(output)
+            except ValueError:
+                continue
+        if isinstance(output, Mapping) and output.get("type") == "reward":
+            value = _as_number(output.get("value"))
+            if value is not None:
+                return value
+    return None
+
+
+def _as_number(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) else None

@@ -1,0 +1,171 @@
+"""The runner processes of a run, as the process that starts them sees them."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import multiprocessing
+import pickle
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import TYPE_CHECKING
+
+from agentlightning.execution.runner_process import Crashed, LogSetup, Order, Started, run_runner_process
+
+if TYPE_CHECKING:
+    from agentlightning.execution.base import RunnerBundle
+    from agentlightning.store.base import LightningStore
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class RunnerProcess:
+    """One runner process and what became of it."""
+
+    worker_id: int
+    """Number of the runner."""
+    process: SpawnProcess
+    """The process."""
+    orders: Connection
+    """The parent's end of the connection to it."""
+    ended: threading.Event = field(default_factory=threading.Event)
+    """Is set when the process has ended."""
+    started: bool = False
+    """Whether it came as far as running the runner; known when it has ended."""
+    error: str | None = None
+    """The exception that ended it, if it could still say so."""
+    told_to_leave: bool = False
+    """Whether it was ordered to leave or killed from here."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended by itself and badly."""
+        return self.ended.is_set() and self.process.exitcode != 0 and not self.told_to_leave
+
+    def describe_end(self) -> str:
+        """Returns how it ended, in words."""
+        code = self.process.exitcode
+        how = f"exit code {code}" if code is None or code >= 0 else f"signal {-code} (exit code {code})"
+        return f"runner {self.worker_id} (pid {self.process.pid}) ended with {how}" + (
+            f": {self.error}" if self.error else "" if self.started else " before it began"
+        )
+
+
+class RunnerPool:
+    """Spawned runner processes. They leave when told to, and when the process that started them is gone."""
+
+    def __init__(self, bundle: RunnerBundle, store: LightningStore, n_runners: int) -> None:
+        """Prepares the pool.
+
+        Args:
+            bundle: What each process runs; it must be picklable.
+            store: The store that each gets; it must be picklable and usable in another process.
+            n_runners: How many processes.
+        """
+        self._bundle = bundle
+        self._store = store
+        self._n_runners = n_runners
+        self._runners: list[RunnerProcess] = []
+        self._changed: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self) -> None:
+        """Starts the processes. To be called on the event loop that will use `wait_until_left`.
+
+        Raises:
+            TypeError: The agent, or something that it holds, cannot be sent to another process.
+            RuntimeError: This process is itself being spawned: the script lacks a main guard.
+        """
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            raise RuntimeError(
+                "runner processes import the main script, and this script starts a training when it is imported. "
+                'Put what it does under `if __name__ == "__main__":`'
+            )
+        self._check_picklable()
+        self._loop = asyncio.get_running_loop()
+        self._changed = asyncio.Event()
+        atexit.register(self.kill)
+        for worker_id in range(self._n_runners):
+            self._runners.append(self._start_one(worker_id))
+
+    async def wait_until_left(self) -> None:
+        """Returns when no process is left."""
+        assert self._changed is not None
+        while not all(runner.ended.is_set() for runner in self._runners):
+            await self._changed.wait()
+            self._changed.clear()
+
+    def failures(self) -> list[RunnerProcess]:
+        """Returns those that ended by themselves and badly."""
+        return [runner for runner in self._runners if runner.failed]
+
+    def order(self, order: Order) -> None:
+        """Tells all that are left to finish what they do and leave, or to abort it."""
+        for runner in self._runners:
+            runner.told_to_leave = runner.told_to_leave or not runner.ended.is_set()
+            with suppress(OSError):
+                runner.orders.send(order)
+
+    def join(self, timeout: float) -> bool:
+        """Waits up to `timeout` seconds for all to end; returns whether they have."""
+        deadline = time.monotonic() + timeout
+        return all(runner.ended.wait(max(0.0, deadline - time.monotonic())) for runner in self._runners)
+
+    def kill(self) -> None:
+        """Kills those that are left, and waits for their end."""
+        for runner in self._runners:
+            if not runner.ended.is_set():
+                runner.told_to_leave = True
+                logger.warning("runner %d (pid %s) is killed", runner.worker_id, runner.process.pid)
+                runner.process.kill()
+        self.join(5.0)
+        atexit.unregister(self.kill)
+
+    def _check_picklable(self) -> None:
+        try:
+            pickle.dumps((self._bundle, self._store))
+        except Exception as error:
+            raise TypeError(
+                f"the agent and its runner cannot be sent to runner processes: {error}. Define the agent at the top "
+                "level of a module or script (not in a function, a notebook cell or a lambda), and let it open "
+                "connections, locks and models when it first needs them"
+            ) from error
+
+    def _start_one(self, worker_id: int) -> RunnerProcess:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        # Not a daemon: those may have no children, and agents do start processes.
+        process = context.Process(
+            target=run_runner_process,
+            args=(self._bundle, self._store, worker_id, theirs, LogSetup.of_this_process()),
+            name=f"agl-runner-{worker_id}",
+            daemon=False,
+        )
+        process.start()
+        theirs.close()
+        runner = RunnerProcess(worker_id, process, ours)
+        threading.Thread(target=self._watch, args=(runner,), name=f"agl-watch-{worker_id}", daemon=True).start()
+        return runner
+
+    def _watch(self, runner: RunnerProcess) -> None:
+        # Only this thread waits for the process, because the exit code goes to whoever asks the system first.
+        runner.process.join()
+        with suppress(EOFError, OSError):
+            while runner.orders.poll():
+                message = runner.orders.recv()
+                runner.started = runner.started or isinstance(message, Started)
+                if isinstance(message, Crashed):
+                    runner.error = message.error
+        runner.orders.close()
+        runner.ended.set()
+        if runner.failed:
+            logger.error("%s", runner.describe_end())
+        assert self._loop is not None and self._changed is not None
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._changed.set)

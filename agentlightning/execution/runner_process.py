@@ -1,0 +1,147 @@
+"""What runs in a runner process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from agentlightning.execution.events import ThreadingEvent
+
+if TYPE_CHECKING:
+    from agentlightning.execution.base import RunnerBundle
+    from agentlightning.store.base import LightningStore
+
+logger = logging.getLogger(__name__)
+
+Order = Literal["finish", "abort"]
+"""What the parent sends: `finish` the rollout at work and leave, or `abort` it."""
+
+ORPHAN_SECONDS: Final = 10.0
+"""How long a runner that lost its parent may take to leave."""
+_PARENT_CHECK_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True)
+class Started:
+    """The child's first message: it has been set up and begins."""
+
+
+@dataclass(frozen=True)
+class Crashed:
+    """The child's last message, when it ends with an exception."""
+
+    error: str
+    """The exception in one line."""
+
+
+@dataclass(frozen=True)
+class LogSetup:
+    """How the parent logs, for the child to do alike."""
+
+    level: int
+    """Level of this library's logger."""
+    handled: bool
+    """Whether anything handles its records."""
+
+    @classmethod
+    def of_this_process(cls) -> LogSetup:
+        """Reads the set-up of the running process."""
+        log = logging.getLogger("agentlightning")
+        return cls(level=log.getEffectiveLevel(), handled=log.hasHandlers())
+
+    def apply(self) -> None:
+        """Sets the running process up likewise, unless its main module has done so."""
+        log = logging.getLogger("agentlightning")
+        if self.handled and not log.hasHandlers():
+            logging.basicConfig(format="%(asctime)s %(levelname)s [%(processName)s] %(name)s: %(message)s")
+        if log.level == logging.NOTSET:
+            log.setLevel(self.level)
+
+
+def run_runner_process(
+    bundle: RunnerBundle, store: LightningStore, worker_id: int, orders: Connection, log_setup: LogSetup
+) -> None:
+    """Runs one runner until the parent says so, or is gone. The target of a runner process.
+
+    Args:
+        bundle: The runners' side of the run.
+        store: The store to work with; safe to use in a new process.
+        worker_id: Number of the runner.
+        orders: The child's end of a two-way connection to the parent.
+        log_setup: How to log.
+    """
+    log_setup.apply()
+    # Ctrl+C reaches the whole process group. The parent decides what it means and gives orders.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    orders.send(Started())
+    try:
+        asyncio.run(_run(bundle, store, worker_id, orders))
+    except asyncio.CancelledError:
+        logger.info("runner %d was stopped", worker_id)
+    except BaseException as error:
+        with suppress(OSError):
+            orders.send(Crashed("".join(traceback.format_exception_only(type(error), error)).strip()))
+        raise
+
+
+async def _run(bundle: RunnerBundle, store: LightningStore, worker_id: int, orders: Connection) -> None:
+    event = ThreadingEvent()
+    loop = asyncio.get_running_loop()
+    running: asyncio.Task[None] = asyncio.create_task(_of(bundle(store, worker_id, event)))
+
+    def abort() -> None:
+        event.set()
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(running.cancel)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: abort())
+    threading.Thread(
+        target=_follow_orders, args=(orders, event, abort, os.getppid()), name="agl-orders", daemon=True
+    ).start()
+    try:
+        await running
+    finally:
+        close = getattr(store, "close", None)
+        if close is not None:
+            await close()
+
+
+def _follow_orders(orders: Connection, event: ThreadingEvent, abort: Any, parent: int) -> None:
+    try:
+        while True:
+            # Processes forked elsewhere may hold the parent's end open; the parent's id tells for sure.
+            if orders.poll(_PARENT_CHECK_SECONDS):
+                order: Order = orders.recv()
+                if order == "finish":
+                    event.set()
+                else:
+                    abort()
+            elif os.getppid() != parent:
+                break
+    except (EOFError, OSError):
+        pass
+    logger.warning("the process that started this runner is gone; leaving")
+    abort()
+    # A rollout that cannot be interrupted must not keep an orphan alive.
+    timer = threading.Timer(ORPHAN_SECONDS, _leave_at_once)
+    timer.daemon = True
+    timer.start()
+
+
+def _leave_at_once() -> None:
+    sys.stderr.flush()
+    os._exit(1)
+
+
+async def _of(awaitable: Any) -> None:
+    await awaitable

@@ -1,0 +1,137 @@
+"""The rules of `AttemptService`."""
+
+from __future__ import annotations
+
+from agentlightning.store.engine import messages
+from agentlightning.store.engine.paging import collect, start_query
+from agentlightning.store.engine.rollouts import current, existing
+from agentlightning.store.engine.scope import Scope
+from agentlightning.store.engine.transitions import (
+    begin_attempt,
+    occupy_worker,
+    remove_attempt,
+    report,
+    set_details,
+    sign_of_life,
+)
+from agentlightning.store.engine.validation import (
+    LATEST,
+    check_count,
+    check_id,
+    check_known,
+    check_payload,
+    lease_ns,
+)
+from agentlightning.store.errors import AlreadyExists, InvalidArgument, NotFound
+from agentlightning.store.storage.rows import AttemptRow, RolloutRow
+from agentlightning.store.storage.schema import ATTEMPTS
+from agentlightning.store.storage.tx import Condition
+from lightning_store import v1
+
+_MOST_RELEASED = 1000
+
+
+def find(scope: Scope, rollout: RolloutRow, attempt_id: str) -> AttemptRow:
+    """Return an attempt by its id or the word `latest`, or raise."""
+    if attempt_id == LATEST:
+        attempt = None if rollout.last_attempt is None else scope.tx.attempt_by_key(rollout.last_attempt)
+        if attempt is None:
+            raise NotFound(
+                f"No attempts found for rollout {rollout.rollout_id}",
+                reason="NO_ATTEMPTS",
+                metadata={"rollout_id": rollout.rollout_id},
+            )
+        return attempt
+    attempt = scope.tx.attempt(rollout.key, attempt_id)
+    if attempt is None:
+        raise NotFound(
+            f"Attempt {attempt_id} not found for rollout {rollout.rollout_id}",
+            reason="ATTEMPT_NOT_FOUND",
+            metadata={"rollout_id": rollout.rollout_id, "attempt_id": attempt_id},
+        )
+    return attempt
+
+
+def start(scope: Scope, request: v1.StartAttemptRequest) -> v1.StartAttemptResponse:
+    """Create a further attempt of a rollout on demand."""
+    lease = lease_ns(request)
+    worker_id = check_id(request.worker_id, "worker_id") if request.worker_id else None
+    if request.attempt_id and check_id(request.attempt_id, "attempt_id") == LATEST:
+        raise InvalidArgument(
+            "attempt_id must not be the word latest.", reason="INVALID_ID", metadata={"field": "attempt_id"}
+        )
+    rollout = existing(scope, request.rollout_id)
+    earlier = scope.tx.attempt(rollout.key, request.attempt_id) if request.attempt_id else None
+    if earlier is None:
+        begin_attempt(scope, rollout, worker_id=worker_id, lease=lease, attempt_id=request.attempt_id or None)
+    elif earlier.worker_id != worker_id:
+        raise AlreadyExists(
+            f"Attempt {request.attempt_id} of rollout {request.rollout_id} belongs to another worker.",
+            reason="ATTEMPT_EXISTS",
+            metadata={"rollout_id": request.rollout_id, "attempt_id": request.attempt_id},
+        )
+    return v1.StartAttemptResponse(rollout=current(scope, rollout.rollout_id))
+
+
+def update(scope: Scope, request: v1.UpdateAttemptRequest) -> v1.UpdateAttemptResponse:
+    """Take a report on an attempt."""
+    check_payload(request, "metadata")
+    if request.HasField("status"):
+        check_known(request.status, v1.AttemptStatus, "status")  # type: ignore[arg-type]
+    rollout = existing(scope, request.rollout_id)
+    attempt = find(scope, rollout, request.attempt_id)
+    if request.HasField("metadata"):
+        set_details(scope, attempt, request.metadata)
+    if request.HasField("worker_id"):
+        worker_id = check_id(request.worker_id, "worker_id") if request.worker_id else None
+        scope.tx.update_attempt(attempt, worker_id=worker_id)
+        if worker_id is not None and attempt.status in (v1.ATTEMPT_STATUS_PREPARING, v1.ATTEMPT_STATUS_RUNNING):
+            occupy_worker(scope, worker_id, rollout, attempt)
+    shown = messages.time_ns(request.last_heartbeat_time) if request.HasField("last_heartbeat_time") else None
+    if request.HasField("status"):
+        failure = request.failure if request.HasField("failure") else None
+        report(scope, rollout, attempt, request.status, failure, shown_time=scope.now if shown is None else shown)
+    else:
+        sign_of_life(scope, rollout, attempt, works=False, shown_time=shown)
+    return v1.UpdateAttemptResponse(attempt=messages.attempt_message(attempt, rollout.rollout_id, scope.now))
+
+
+def release(scope: Scope, request: v1.ReleaseAttemptsRequest) -> v1.ReleaseAttemptsResponse:
+    """Take attempts back that have not begun."""
+    check_count(request.attempts, _MOST_RELEASED, "attempts")
+    response = v1.ReleaseAttemptsResponse()
+    for key in request.attempts:
+        rollout = scope.tx.rollout(scope.experiment.key, key.rollout_id)
+        attempt = None if rollout is None else scope.tx.attempt(rollout.key, key.attempt_id)
+        if rollout is None or attempt is None or attempt.status != v1.ATTEMPT_STATUS_PREPARING:
+            continue
+        remove_attempt(scope, rollout, attempt)
+        response.released.append(key)
+    return response
+
+
+def list_attempts(scope: Scope, request: v1.ListAttemptsRequest) -> v1.ListAttemptsResponse:
+    """Return a page of the attempts of a rollout."""
+    rollout = scope.tx.rollout(scope.experiment.key, request.rollout_id)
+    query = start_query(
+        request,
+        ATTEMPTS,
+        "sequence_id",
+        must=[Condition("rollout", "equals", 0 if rollout is None else rollout.key)],
+    )
+    found, page_info = collect(
+        request,
+        query,
+        scope.tx.attempt_list(query),
+        lambda row: messages.attempt_message(row, request.rollout_id, scope.now),
+    )
+    if request.page.with_total_size:
+        page_info.total_size = scope.tx.total(ATTEMPTS, query)
+    return v1.ListAttemptsResponse(attempts=found, page_info=page_info)
+
+
+def latest(scope: Scope, request: v1.GetLatestAttemptRequest) -> v1.GetLatestAttemptResponse:
+    """Return the attempt with the highest number."""
+    rollout = existing(scope, request.rollout_id)
+    row = find(scope, rollout, LATEST)
+    return v1.GetLatestAttemptResponse(attempt=messages.attempt_message(row, rollout.rollout_id, scope.now))

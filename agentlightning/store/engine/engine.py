@@ -1,0 +1,324 @@
+"""The engine: the rules of the store over a storage."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import TypeVar
+
+from google.protobuf.message import Message
+
+from agentlightning.store.api import DEFAULT_EXPERIMENT, CallContext
+from agentlightning.store.engine import attempts, experiments, messages, resources, rollouts, spans, streams, workers
+from agentlightning.store.engine.clock import Clock
+from agentlightning.store.engine.scope import Scope, SpanBound
+from agentlightning.store.engine.transitions import restart_watch, watch
+from agentlightning.store.engine.waiting import Waiters
+from agentlightning.store.engine.watchdog import Watchdog
+from agentlightning.store.storage.base import Storage
+from agentlightning.store.storage.signals import Signal
+from agentlightning.store.storage.tx import Tx
+from lightning_store import v1
+
+Q = TypeVar("Q", bound=Message)
+A = TypeVar("A")
+
+MAX_MESSAGE_BYTES = 64 << 20
+"""Largest message that a server accepts unless told otherwise."""
+
+_LONGEST_POLL = 60.0
+_WATCHED_AT_ONCE = 200
+
+
+def _release() -> str:
+    try:
+        return version("agentlightning-grpc")
+    except PackageNotFoundError:  # a checkout on the path, not installed
+        return "unknown"
+
+
+class Engine:
+    """Implements `StoreApi` over a storage. Safe to call from any thread and any event loop.
+
+    Args:
+        storage: Where the rows live; closed with the engine.
+        span_bound: Bytes of spans to keep; None never drops any.
+        clock: Tells the time; for tests.
+        watches: False leaves it to the caller to call `look_after_attempts`; for tests.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        span_bound: SpanBound | None = None,
+        clock: Clock | None = None,
+        watches: bool = True,
+    ) -> None:
+        self.storage = storage
+        self.max_message_bytes = MAX_MESSAGE_BYTES
+        self._span_bound = span_bound
+        self._clock = clock or Clock()
+        self._start_time = self._clock.now()
+        self._instance_id = uuid.uuid4().hex
+        self._waiters = Waiters()
+        self._watchdog = Watchdog(self.look_after_attempts) if watches else None
+        storage.run_blocking(self._begin)
+        storage.on_commit(self._tell)
+        if self._watchdog is not None:
+            next_look = self.look_after_attempts()
+            if next_look is not None:
+                self._watchdog.expect(next_look)
+
+    def close(self) -> None:
+        """End all waits and let go of the storage."""
+        self.drain()
+        if self._watchdog is not None:
+            self._watchdog.close()
+        self.storage.close()
+
+    def drain(self) -> None:
+        """End all waits, now and from now on, with `Unavailable`; other calls still work."""
+        self._waiters.close()
+
+    def look_after_attempts(self) -> float | None:
+        """End the attempts that have exceeded a limit, and forget old deletions.
+
+        Returns:
+            Seconds until this must be called again, None when there is nothing to watch.
+        """
+        next_expiry = self.storage.run_blocking(self._look)
+        return None if next_expiry is None else max(0.0, (next_expiry - self._clock.now()) / messages.SECOND)
+
+    def _begin(self, tx: Tx) -> None:
+        experiments.ensure(tx, DEFAULT_EXPERIMENT, self._start_time)
+        key = 0
+        while watched := tx.watched_attempts(key, _WATCHED_AT_ONCE):
+            for attempt in watched:
+                scope = self._scope(tx, tx.experiment_by_key(attempt.experiment).name, creates=False)
+                restart_watch(scope, tx.rollout_by_key(attempt.rollout), attempt)
+                key = attempt.key
+
+    def _look(self, tx: Tx) -> int | None:
+        now = self._clock.now()
+        for attempt in tx.due_attempts(now, _WATCHED_AT_ONCE):
+            scope = Scope(tx, tx.experiment_by_key(attempt.experiment), now, self._span_bound)
+            watch(scope, tx.rollout_by_key(attempt.rollout), attempt)
+        tx.forget_tombstones(now - rollouts.TOMBSTONE_LIFE)
+        return tx.next_expiry()
+
+    def _tell(self, signals: list[Signal]) -> None:
+        if self._watchdog is not None:
+            deadlines = [signal.value for signal in signals if signal.topic == "deadline"]
+            if deadlines:
+                self._watchdog.expect(max(0.0, (min(deadlines) - self._clock.now()) / messages.SECOND))
+        self._waiters.tell(signals)
+
+    def _scope(self, tx: Tx, name: str, *, creates: bool) -> Scope:
+        now = self._clock.now()
+        experiment = experiments.ensure(tx, name, now) if creates else experiments.existing(tx, name)
+        return Scope(tx, experiment, now, self._span_bound)
+
+    def _write(
+        self, context: CallContext, rule: Callable[[Scope, Q], A], request: Q, *, creates: bool = False
+    ) -> Awaitable[A]:
+        return self.storage.run(lambda tx: rule(self._scope(tx, context.experiment, creates=creates), request))
+
+    def _read(self, context: CallContext, rule: Callable[[Scope, Q], A], request: Q) -> Awaitable[A]:
+        return self.storage.read(lambda tx: rule(self._scope(tx, context.experiment, creates=False), request))
+
+    def _reader(self, context: CallContext) -> streams.Reader:
+        def read(rule: Callable[[Scope], A]) -> Awaitable[A]:
+            return self.storage.read(lambda tx: rule(self._scope(tx, context.experiment, creates=False)))
+
+        return read
+
+    # Rollouts
+
+    async def start_rollout(self, context: CallContext, request: v1.StartRolloutRequest) -> v1.StartRolloutResponse:
+        return await self._write(context, rollouts.start, request, creates=True)
+
+    async def enqueue_rollouts(
+        self, context: CallContext, request: v1.EnqueueRolloutsRequest
+    ) -> v1.EnqueueRolloutsResponse:
+        return await self._write(context, rollouts.enqueue, request, creates=True)
+
+    async def dequeue_rollouts(
+        self, context: CallContext, request: v1.DequeueRolloutsRequest
+    ) -> v1.DequeueRolloutsResponse:
+        loop = asyncio.get_running_loop()
+        wait = min((messages.duration_ns(request, "wait") or 0) / messages.SECOND, _LONGEST_POLL)
+        end = loop.time() + wait
+        response, experiment = await self._claim(context, request)
+        if wait <= 0 or request.limit <= 0 or response.claims or response.draining:
+            return response
+        key = ("queue", experiment)
+        subscription = self._waiters.subscribe([key])
+        try:
+            while True:
+                response, _ = await self._claim(context, request)
+                left = end - loop.time()
+                if left <= 0 or response.claims or response.draining:
+                    return response
+                await subscription.wait(left)
+        finally:
+            subscription.close()
+            if subscription.is_woken and not response.claims:
+                self._waiters.pass_on(key)
+
+    async def _claim(
+        self, context: CallContext, request: v1.DequeueRolloutsRequest
+    ) -> tuple[v1.DequeueRolloutsResponse, int]:
+        """Claim what there is now, and give it back if the caller goes away meanwhile."""
+
+        def work(tx: Tx) -> tuple[v1.DequeueRolloutsResponse, int]:
+            scope = self._scope(tx, context.experiment, creates=False)
+            return rollouts.dequeue(scope, request, context.is_present), scope.experiment.key
+
+        claiming = asyncio.ensure_future(self.storage.run(work))
+        try:
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            claiming.add_done_callback(lambda done: self._give_back(context, done))
+            raise
+
+    def _give_back(
+        self, context: CallContext, claiming: asyncio.Future[tuple[v1.DequeueRolloutsResponse, int]]
+    ) -> None:
+        if claiming.cancelled() or claiming.exception() is not None:
+            return
+        response, _ = claiming.result()
+        held = [
+            v1.AttemptKey(rollout_id=claim.attempt.rollout_id, attempt_id=claim.attempt.attempt_id)
+            for claim in response.claims
+        ]
+        if held:
+            giving = asyncio.ensure_future(
+                self._write(context, attempts.release, v1.ReleaseAttemptsRequest(attempts=held))
+            )
+            giving.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def get_rollout(self, context: CallContext, request: v1.GetRolloutRequest) -> v1.GetRolloutResponse:
+        return await self._read(context, rollouts.get, request)
+
+    async def list_rollouts(self, context: CallContext, request: v1.ListRolloutsRequest) -> v1.ListRolloutsResponse:
+        return await self._read(context, rollouts.list_rollouts, request)
+
+    async def update_rollout(self, context: CallContext, request: v1.UpdateRolloutRequest) -> v1.UpdateRolloutResponse:
+        return await self._write(context, rollouts.update, request)
+
+    async def delete_rollouts(
+        self, context: CallContext, request: v1.DeleteRolloutsRequest
+    ) -> v1.DeleteRolloutsResponse:
+        return await self._write(context, rollouts.delete, request)
+
+    def wait_for_rollouts(
+        self, context: CallContext, request: v1.WaitForRolloutsRequest
+    ) -> AsyncGenerator[v1.WaitForRolloutsResponse, None]:
+        return streams.wait_for_rollouts(self._reader(context), self._waiters, request)
+
+    def watch_rollouts(
+        self, context: CallContext, request: v1.WatchRolloutsRequest
+    ) -> AsyncGenerator[v1.WatchRolloutsResponse, None]:
+        return streams.watch_rollouts(self._reader(context), self._waiters, self.storage.store_id, request)
+
+    # Attempts
+
+    async def start_attempt(self, context: CallContext, request: v1.StartAttemptRequest) -> v1.StartAttemptResponse:
+        return await self._write(context, attempts.start, request)
+
+    async def update_attempt(self, context: CallContext, request: v1.UpdateAttemptRequest) -> v1.UpdateAttemptResponse:
+        return await self._write(context, attempts.update, request)
+
+    async def release_attempts(
+        self, context: CallContext, request: v1.ReleaseAttemptsRequest
+    ) -> v1.ReleaseAttemptsResponse:
+        return await self._write(context, attempts.release, request)
+
+    async def list_attempts(self, context: CallContext, request: v1.ListAttemptsRequest) -> v1.ListAttemptsResponse:
+        return await self._read(context, attempts.list_attempts, request)
+
+    async def get_latest_attempt(
+        self, context: CallContext, request: v1.GetLatestAttemptRequest
+    ) -> v1.GetLatestAttemptResponse:
+        return await self._read(context, attempts.latest, request)
+
+    # Spans
+
+    async def add_spans(self, context: CallContext, request: v1.AddSpansRequest) -> v1.AddSpansResponse:
+        return await self._write(context, spans.add, request)
+
+    async def list_spans(self, context: CallContext, request: v1.ListSpansRequest) -> v1.ListSpansResponse:
+        return await self._read(context, spans.list_spans, request)
+
+    async def reserve_span_sequence_ids(
+        self, context: CallContext, request: v1.ReserveSpanSequenceIdsRequest
+    ) -> v1.ReserveSpanSequenceIdsResponse:
+        return await self._write(context, spans.reserve, request)
+
+    # Resources
+
+    async def add_resources(self, context: CallContext, request: v1.AddResourcesRequest) -> v1.AddResourcesResponse:
+        return await self._write(context, resources.add, request, creates=True)
+
+    async def update_resources(
+        self, context: CallContext, request: v1.UpdateResourcesRequest
+    ) -> v1.UpdateResourcesResponse:
+        return await self._write(context, resources.update, request, creates=True)
+
+    async def get_resources(self, context: CallContext, request: v1.GetResourcesRequest) -> v1.GetResourcesResponse:
+        return await self._read(context, resources.get, request)
+
+    async def get_latest_resources(
+        self, context: CallContext, request: v1.GetLatestResourcesRequest
+    ) -> v1.GetLatestResourcesResponse:
+        return await self._read(context, resources.latest, request)
+
+    async def list_resources(self, context: CallContext, request: v1.ListResourcesRequest) -> v1.ListResourcesResponse:
+        return await self._read(context, resources.list_resources, request)
+
+    def watch_latest_resources(
+        self, context: CallContext, request: v1.WatchLatestResourcesRequest
+    ) -> AsyncGenerator[v1.WatchLatestResourcesResponse, None]:
+        return streams.watch_latest_resources(self._reader(context), self._waiters, request)
+
+    # Workers
+
+    async def update_worker(self, context: CallContext, request: v1.UpdateWorkerRequest) -> v1.UpdateWorkerResponse:
+        return await self._write(context, workers.update, request, creates=True)
+
+    async def get_worker(self, context: CallContext, request: v1.GetWorkerRequest) -> v1.GetWorkerResponse:
+        return await self._read(context, workers.get, request)
+
+    async def list_workers(self, context: CallContext, request: v1.ListWorkersRequest) -> v1.ListWorkersResponse:
+        return await self._read(context, workers.list_workers, request)
+
+    # The store
+
+    async def get_server_info(self, context: CallContext, request: v1.GetServerInfoRequest) -> v1.GetServerInfoResponse:
+        return v1.GetServerInfoResponse(
+            store_id=self.storage.store_id,
+            instance_id=self._instance_id,
+            server_version=_release(),
+            storage=self.storage.kind,
+            start_time=messages.timestamp(self._start_time),
+            max_message_bytes=self.max_message_bytes,
+        )
+
+    async def get_statistics(self, context: CallContext, request: v1.GetStatisticsRequest) -> v1.GetStatisticsResponse:
+        response = await self._read(context, experiments.statistics, request)
+        response.storage = self.storage.kind
+        response.uptime.CopyFrom(messages.duration(self._clock.now() - self._start_time))
+        return response
+
+    async def list_experiments(
+        self, context: CallContext, request: v1.ListExperimentsRequest
+    ) -> v1.ListExperimentsResponse:
+        return await self.storage.read(lambda tx: experiments.list_experiments(tx, request))
+
+    async def delete_experiment(
+        self, context: CallContext, request: v1.DeleteExperimentRequest
+    ) -> v1.DeleteExperimentResponse:
+        return await self.storage.run(lambda tx: experiments.delete(tx, request))

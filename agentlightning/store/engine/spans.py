@@ -1,0 +1,313 @@
+"""The rules of `SpanService`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+
+from agentlightning.store.engine import attempts as attempt_rules
+from agentlightning.store.engine import messages
+from agentlightning.store.engine.lifecycle import FINISHED
+from agentlightning.store.engine.paging import MOST_BYTES, Sizes, start_query, take
+from agentlightning.store.engine.rollouts import existing
+from agentlightning.store.engine.scope import Scope, SpanBound
+from agentlightning.store.engine.transitions import sign_of_life
+from agentlightning.store.engine.validation import LATEST
+from agentlightning.store.errors import InvalidArgument, ResourceExhausted
+from agentlightning.store.storage.rows import AttemptRow, RolloutRow, SpanRow
+from agentlightning.store.storage.schema import SPANS
+from agentlightning.store.storage.tx import Condition, Position, Query
+from lightning_store import v1
+
+logger = logging.getLogger(__name__)
+
+_SIZES = Sizes(default=1000, most=10_000)
+_MOST_RESERVED = 100_000
+_LATEST_TIME = (1 << 63) - 1
+_EVICTED_AT_ONCE = 100
+_RETRY_WHEN_FULL = 5.0
+
+
+class _Target:
+    """The attempt that spans of a request go to."""
+
+    __slots__ = ("attempt", "rollout")
+
+    def __init__(self, rollout: RolloutRow, attempt: AttemptRow) -> None:
+        self.rollout = rollout
+        self.attempt = attempt
+
+
+class _Targets:
+    """The rollouts and attempts that a request names, each looked up once."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+        self._rollouts: dict[str, RolloutRow] = {}
+        self._targets: dict[tuple[str, str], _Target] = {}
+
+    def get(self, rollout_id: str, attempt_id: str) -> _Target:
+        target = self._targets.get((rollout_id, attempt_id))
+        if target is None:
+            rollout = self._rollouts.get(rollout_id)
+            if rollout is None:
+                rollout = self._rollouts[rollout_id] = existing(self._scope, rollout_id)
+            target = _Target(rollout, attempt_rules.find(self._scope, rollout, attempt_id))
+            self._targets[rollout_id, attempt_id] = target
+        return target
+
+    def __iter__(self) -> Iterator[_Target]:
+        return iter(self._targets.values())
+
+    def rollouts(self) -> Iterator[RolloutRow]:
+        return iter(self._rollouts.values())
+
+
+def add(scope: Scope, request: v1.AddSpansRequest) -> v1.AddSpansResponse:
+    """Store spans, all or none."""
+    targets = _Targets(scope)
+    seen: dict[tuple[int, bytes, bytes], int] = {}
+    rows: list[SpanRow] = []
+    numbers: list[int] = []
+    duplicates: list[int] = []
+    growth: dict[int, list[int]] = {}
+    for group in request.resource_spans:
+        for scoped in group.scope_spans:
+            if not scoped.spans:
+                continue
+            source = _source(scope, group, scoped)
+            for span in scoped.spans:
+                target = targets.get(span.rollout_id, span.attempt_id)
+                rollout = target.rollout
+                attempt = target.attempt.key
+                trace_id, span_id = span.trace_id, span.span_id
+                if any(trace_id) and any(span_id):
+                    _check_ids(span)
+                    identity = (attempt, trace_id, span_id)
+                    stored = seen.get(identity)
+                    if stored is None:
+                        stored = scope.tx.stored_span(attempt, trace_id, span_id)
+                    if stored is not None:
+                        duplicates.append(len(numbers))
+                        numbers.append(stored)
+                        continue
+                else:
+                    _check_ids(span)
+                    identity = None
+                number = span.sequence_id or rollout.span_seq + 1
+                rollout.span_seq = max(rollout.span_seq, number)
+                if identity is not None:
+                    seen[identity] = number
+                numbers.append(number)
+                body = span.SerializeToString()
+                rows.append(
+                    SpanRow(
+                        0,
+                        rollout.key,
+                        attempt,
+                        trace_id if identity else None,
+                        span_id if identity else None,
+                        span.parent_span_id or None,
+                        number,
+                        min(span.start_time_unix_nano, _LATEST_TIME),
+                        min(span.end_time_unix_nano, _LATEST_TIME),
+                        span.name,
+                        source,
+                        body,
+                    )
+                )
+                grown = growth.setdefault(rollout.key, [0, 0])
+                grown[0] += 1
+                grown[1] += len(body)
+    scope.tx.add_spans(rows)
+    for rollout in targets.rollouts():
+        count, size = growth.get(rollout.key, (0, 0))
+        scope.tx.update_rollout(
+            rollout, span_seq=rollout.span_seq, spans=rollout.spans + count, span_bytes=rollout.span_bytes + size
+        )
+    for target in targets:
+        sign_of_life(scope, target.rollout, target.attempt, works=True)
+    if rows and scope.span_bound is not None:
+        _keep_bound(scope, scope.span_bound)
+    return v1.AddSpansResponse(sequence_ids=numbers, duplicates=duplicates)
+
+
+def _check_ids(span: v1.Span) -> None:
+    for field, size in (("trace_id", 16), ("span_id", 8), ("parent_span_id", 8)):
+        value: bytes = getattr(span, field)
+        if value and len(value) != size:
+            raise InvalidArgument(
+                f"Span {span.name!r} of rollout {span.rollout_id}: {field} has {len(value)} bytes, not {size}.",
+                reason="INVALID_SPAN",
+                metadata={"field": field, "rollout_id": span.rollout_id},
+            )
+    if span.sequence_id < 0:
+        raise InvalidArgument(
+            f"Span {span.name!r} of rollout {span.rollout_id}: sequence_id must not be negative.",
+            reason="INVALID_SPAN",
+            metadata={"field": "sequence_id", "rollout_id": span.rollout_id},
+        )
+
+
+def _source(scope: Scope, group: v1.ResourceSpans, scoped: v1.ScopeSpans) -> int:
+    """Return the key of the resource and scope of some spans."""
+    source = v1.ResourceSpans(
+        resource=group.resource if group.HasField("resource") else None,
+        schema_url=group.schema_url,
+        scope_spans=[
+            v1.ScopeSpans(scope=scoped.scope if scoped.HasField("scope") else None, schema_url=scoped.schema_url)
+        ],
+    )
+    return scope.tx.source(scope.experiment.key, messages.fingerprint(source), source.SerializeToString())
+
+
+def _keep_bound(scope: Scope, bound: SpanBound) -> None:
+    """Drop spans of finished rollouts when there are too many, the oldest first; never those of unfinished ones."""
+    held = scope.tx.span_bytes()
+    if held <= bound.evict_above:
+        return
+    evicted: list[str] = []
+    while held > bound.evict_down_to:
+        oldest = scope.tx.evictable_rollouts(sorted(FINISHED), _EVICTED_AT_ONCE)
+        if not oldest:
+            break
+        for rollout in oldest:
+            counts = scope.tx.span_counts(rollout.key)
+            for attempt in scope.tx.attempts(rollout.key):
+                if attempt.key in counts:
+                    scope.tx.update_attempt(attempt, evicted_spans=attempt.evicted_spans + counts[attempt.key])
+            scope.tx.delete_spans(rollout.key)
+            held -= rollout.span_bytes
+            scope.tx.update_rollout(rollout, spans=0, span_bytes=0)
+            evicted.append(rollout.rollout_id)
+            if held <= bound.evict_down_to:
+                break
+    if evicted:
+        logger.warning(
+            "Dropped the spans of %d finished rollouts to keep within %d bytes, the oldest first: %s%s",
+            len(evicted),
+            bound.evict_above,
+            ", ".join(evicted[:5]),
+            ", ..." if len(evicted) > 5 else "",
+        )
+    if held > bound.evict_above:
+        raise ResourceExhausted(
+            f"The memory store is full: {held} bytes of spans belong to unfinished rollouts, {bound.evict_above} are "
+            "allowed. Use a sqlite store, raise the bound, or finish or delete rollouts.",
+            reason="SPAN_MEMORY_FULL",
+            retry_after=_RETRY_WHEN_FULL,
+        )
+
+
+def list_spans(scope: Scope, request: v1.ListSpansRequest) -> v1.ListSpansResponse:
+    """Return a page of the spans of a rollout."""
+    rollout = scope.tx.rollout(scope.experiment.key, request.rollout_id)
+    query = start_query(
+        request,
+        SPANS,
+        "sequence_id",
+        must=[Condition("rollout", "equals", 0 if rollout is None else rollout.key)],
+        conditions=_conditions(request.filter),
+        logic=request.filter.logic,
+        sizes=_SIZES,
+    )
+    attempts = [] if rollout is None else _attempts(scope, rollout, request.attempt_id)
+    if request.attempt_id:
+        query.must.append(Condition("attempt", "equals", attempts[0].key if attempts else 0))
+    found, page_info = take(request, query, scope.tx.span_list(query), lambda row: len(row.body))
+    if request.page.with_total_size:
+        page_info.total_size = (
+            rollout.spans
+            if rollout is not None and not query.conditions and not request.attempt_id
+            else scope.tx.total(SPANS, query)
+        )
+    return v1.ListSpansResponse(
+        resource_spans=_grouped(scope, found),
+        page_info=page_info,
+        evicted_spans=sum(attempt.evicted_spans for attempt in attempts),
+    )
+
+
+def _attempts(scope: Scope, rollout: RolloutRow, attempt_id: str) -> list[AttemptRow]:
+    """Return the attempts that a request asks for: one, or all for the empty id."""
+    if not attempt_id:
+        return scope.tx.attempts(rollout.key)
+    if attempt_id == LATEST:
+        found = None if rollout.last_attempt is None else scope.tx.attempt_by_key(rollout.last_attempt)
+    else:
+        found = scope.tx.attempt(rollout.key, attempt_id)
+    return [] if found is None else [found]
+
+
+def _conditions(wanted: v1.SpanFilter) -> list[Condition]:
+    conditions = []
+    for field in ("trace_id", "span_id", "parent_id", "name"):
+        if wanted.HasField(field):  # type: ignore[arg-type]
+            conditions.append(Condition(field, "equals", getattr(wanted, field)))
+        if wanted.HasField(f"{field}_contains"):  # type: ignore[arg-type]
+            conditions.append(Condition(field, "contains", getattr(wanted, f"{field}_contains")))
+    return conditions
+
+
+def chunk(
+    scope: Scope, rollout_id: str, view: v1.SpansView.ValueType, after: Position | None
+) -> tuple[v1.SpanChunk, Position | None]:
+    """Return the spans of a rollout from a position on, as many as a chunk takes, and where the next one starts.
+
+    Args:
+        scope: Where.
+        rollout_id: The rollout.
+        view: Whose spans.
+        after: Position of the last span of the chunk before; None for the first chunk.
+    """
+    rollout = existing(scope, rollout_id)
+    must = [Condition("rollout", "equals", rollout.key)]
+    if view == v1.SPANS_VIEW_LATEST_ATTEMPT:
+        must.append(Condition("attempt", "equals", rollout.last_attempt or 0))
+    query = Query(must=must, order="sequence_id", after=after, limit=_SIZES.most)
+    taken: list[SpanRow] = []
+    size = 0
+    for row, position in scope.tx.span_list(query):
+        if taken and size + len(row.body) > MOST_BYTES:
+            return v1.SpanChunk(rollout_id=rollout_id, resource_spans=_grouped(scope, taken)), after
+        taken.append(row)
+        size += len(row.body)
+        after = position
+    is_last = len(taken) < _SIZES.most
+    message = v1.SpanChunk(rollout_id=rollout_id, resource_spans=_grouped(scope, taken), last=is_last)
+    return message, None if is_last else after
+
+
+def _grouped(scope: Scope, rows: Iterable[SpanRow]) -> list[v1.ResourceSpans]:
+    """Return spans as messages in their order, neighbours of one resource and scope together."""
+    groups: list[v1.ResourceSpans] = []
+    bodies: dict[int, bytes] = {}
+    source = None
+    for row in rows:
+        if row.source != source:
+            source = row.source
+            if source not in bodies:
+                bodies[source] = scope.tx.source_body(source)
+            groups.append(v1.ResourceSpans.FromString(bodies[source]))
+            spans = groups[-1].scope_spans[0].spans
+        span = spans.add()
+        span.ParseFromString(row.body)
+        span.sequence_id = row.sequence_id
+    return groups
+
+
+def reserve(scope: Scope, request: v1.ReserveSpanSequenceIdsRequest) -> v1.ReserveSpanSequenceIdsResponse:
+    """Take numbers out of the counters of rollouts."""
+    targets = _Targets(scope)
+    response = v1.ReserveSpanSequenceIdsResponse()
+    for reservation in request.reservations:
+        if not 0 <= reservation.count <= _MOST_RESERVED:
+            raise InvalidArgument(
+                f"count must be 1 to {_MOST_RESERVED}, not {reservation.count}.", reason="INVALID_COUNT"
+            )
+        rollout = targets.get(reservation.attempt.rollout_id, reservation.attempt.attempt_id).rollout
+        response.first_sequence_ids.append(rollout.span_seq + 1)
+        rollout.span_seq += reservation.count or 1
+    for rollout in targets.rollouts():
+        scope.tx.update_rollout(rollout, span_seq=rollout.span_seq)
+    return response

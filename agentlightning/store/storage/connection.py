@@ -1,0 +1,47 @@
+"""Opening SQLite databases, and saying clearly what is wrong with one."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from agentlightning.store.errors import Internal, ResourceExhausted, StoreError, Unavailable
+from agentlightning.store.storage.schema import APPLICATION_ID, DDL, VERSION
+
+
+def open_database(path: str) -> sqlite3.Connection:
+    """Open a database, to be used by one thread at a time, with transactions begun and ended by hand."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=512)
+    connection.execute("PRAGMA temp_store = MEMORY")
+    return connection
+
+
+def create_tables(connection: sqlite3.Connection, store_id: str) -> None:
+    """Make a new, empty database a store."""
+    connection.executescript(
+        f"BEGIN; {DDL} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
+    )
+    connection.execute("INSERT INTO store (key, store_id) VALUES (1, ?)", (store_id,))
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn the errors of SQLite into those of the store."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise store_error(error) from error
+
+
+def store_error(error: sqlite3.Error) -> StoreError:
+    """Return what an error of SQLite means to the caller of a store."""
+    name = getattr(error, "sqlite_errorname", "")  # since Python 3.11
+    text = str(error)
+    if name == "SQLITE_FULL" or "disk is full" in text:
+        return ResourceExhausted(
+            f"The storage is full: {text}. Delete rollouts, or give it more room.", reason="STORAGE_FULL"
+        )
+    if isinstance(error, sqlite3.ProgrammingError) and "closed" in text:
+        return Unavailable("The store has been closed.", reason="STORE_CLOSED")
+    return Internal(f"The storage failed: {text}.", reason="STORAGE_FAILED", metadata={"sqlite_error": name})

@@ -1,0 +1,250 @@
+"""The tables of the SQL storages, and how rows map to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import lru_cache
+from typing import Generic, TypeVar
+
+from agentlightning.store.storage.rows import (
+    AttemptRow,
+    ExperimentRow,
+    ResourcesRow,
+    RolloutRow,
+    SpanRow,
+    TombstoneRow,
+    WorkerRow,
+)
+from lightning_store import v1
+
+VERSION = 1
+"""Version of the tables, kept as `user_version` of the database."""
+
+APPLICATION_ID = 0x41474C53
+"""Marks a file as a store (`AGLS`), kept as `application_id` of the database."""
+
+R = TypeVar("R")
+
+
+class Table(Generic[R]):
+    """Maps one dataclass to one table: a column for each field, `key` being the primary key.
+
+    Args:
+        name: Name of the table.
+        row: The dataclass.
+        order: What lists may be sorted by, under its names in the contract: expressions that are never NULL. The key
+            breaks ties and is not named.
+    """
+
+    def __init__(self, name: str, row: type[R], order: Mapping[str, tuple[str, ...]] | None = None) -> None:
+        self.name = name
+        self.row = row
+        self.order = order or {}
+        names = [field.name for field in fields(row)]  # type: ignore[arg-type]
+        self.names = tuple(names)
+        self.columns = ", ".join(f"{name}.{column}" for column in names)
+        values = ", ".join("?" * (len(names) - 1))
+        self.insert = f"INSERT INTO {name} ({', '.join(names[1:])}) VALUES ({values})"
+
+    def select(self, where: str) -> str:
+        """Return a statement for the rows that match `where`."""
+        return f"SELECT {self.columns} FROM {self.name} WHERE {where}"
+
+    @lru_cache(maxsize=256)  # noqa: B019  tables live as long as the process
+    def update(self, names: tuple[str, ...]) -> str:
+        """Return a statement that sets just the columns `names` of one row: an index is touched only when named."""
+        return f"UPDATE {self.name} SET {', '.join(f'{name} = ?' for name in names)} WHERE key = ?"
+
+
+def _words(enum: type, prefix: str, column: str) -> str:
+    """Return an expression for the name of an enum's value, in lower case as the Python API spells it."""
+    cases = " ".join(f"WHEN {number} THEN '{name.removeprefix(prefix).lower()}'" for name, number in enum.items())  # type: ignore[attr-defined]
+    return f"CASE {column} {cases} ELSE '' END"
+
+
+_NEVER = (1 << 63) - 1
+
+ROLLOUT_STATUS = _words(v1.RolloutStatus, "ROLLOUT_STATUS_", "rollouts.status")
+ATTEMPT_STATUS = _words(v1.AttemptStatus, "ATTEMPT_STATUS_", "attempts.status")
+
+EXPERIMENTS = Table("experiments", ExperimentRow, {"created": (), "name": ("experiments.name",)})
+ROLLOUTS = Table(
+    "rollouts",
+    RolloutRow,
+    {
+        "created": (),
+        "rollout_id": ("rollouts.rollout_id",),
+        "status": (ROLLOUT_STATUS,),
+        "start_time": ("rollouts.start_time",),
+        "end_time": (f"COALESCE(rollouts.end_time, {_NEVER})",),
+        "mode": ("CASE rollouts.mode WHEN 0 THEN '' WHEN 1 THEN 'train' WHEN 2 THEN 'val' ELSE 'test' END",),
+        "resources_id": ("COALESCE(rollouts.resources_id, '')",),
+    },
+)
+ATTEMPTS = Table(
+    "attempts",
+    AttemptRow,
+    {
+        "sequence_id": ("attempts.sequence_id",),
+        "attempt_id": ("attempts.attempt_id",),
+        "status": (ATTEMPT_STATUS,),
+        "start_time": ("attempts.start_time",),
+        "end_time": (f"COALESCE(attempts.end_time, {_NEVER})",),
+        "worker_id": ("COALESCE(attempts.worker_id, '')",),
+    },
+)
+SPANS = Table(
+    "spans",
+    SpanRow,
+    {
+        "sequence_id": ("spans.sequence_id", "spans.start_time"),
+        "start_time": ("spans.start_time",),
+        "end_time": ("spans.end_time",),
+        "name": ("spans.name",),
+        "trace_id": ("hex(COALESCE(spans.trace_id, x''))",),
+        "span_id": ("hex(COALESCE(spans.span_id, x''))",),
+        "parent_id": ("hex(COALESCE(spans.parent_id, x''))",),
+    },
+)
+RESOURCES = Table(
+    "resources",
+    ResourcesRow,
+    {
+        "created": (),
+        "resources_id": ("resources.resources_id",),
+        "create_time": ("resources.create_time",),
+        "update_time": ("resources.update_time",),
+        "version": ("resources.version",),
+    },
+)
+WORKERS = Table(
+    "workers",
+    WorkerRow,
+    {
+        "created": (),
+        "worker_id": ("workers.worker_id",),
+        "status": (_words(v1.WorkerStatus, "WORKER_STATUS_", "workers.status"),),
+        "last_heartbeat_time": (f"COALESCE(workers.last_heartbeat_time, {_NEVER})",),
+        "last_dequeue_time": (f"COALESCE(workers.last_dequeue_time, {_NEVER})",),
+        "last_busy_time": (f"COALESCE(workers.last_busy_time, {_NEVER})",),
+        "last_idle_time": (f"COALESCE(workers.last_idle_time, {_NEVER})",),
+    },
+)
+TOMBSTONES = Table("tombstones", TombstoneRow)
+
+LIVE_ATTEMPT = "status IN (1, 2)"
+"""Matches attempts that are PREPARING or RUNNING."""
+
+
+def _tally(name: str, value: str) -> str:
+    return (
+        "INSERT INTO tallies (experiment, name, value) "
+        f"VALUES ({{row}}.experiment, {name}, {value}) "
+        "ON CONFLICT (experiment, name) DO UPDATE SET value = value + excluded.value;"
+    )
+
+
+DDL = f"""
+CREATE TABLE store (key INTEGER PRIMARY KEY CHECK (key = 1), store_id TEXT NOT NULL);
+
+CREATE TABLE experiments (
+  key INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, create_time INTEGER NOT NULL,
+  change_seq INTEGER NOT NULL, latest_resources INTEGER, forgotten_seq INTEGER NOT NULL);
+
+CREATE TABLE rollouts (
+  key INTEGER PRIMARY KEY AUTOINCREMENT, experiment INTEGER NOT NULL, rollout_id TEXT NOT NULL,
+  status INTEGER NOT NULL, mode INTEGER NOT NULL, resources_id TEXT, start_time INTEGER NOT NULL, end_time INTEGER,
+  queued INTEGER NOT NULL, queue_place INTEGER NOT NULL, change_seq INTEGER NOT NULL, last_attempt INTEGER,
+  attempts INTEGER NOT NULL, span_seq INTEGER NOT NULL, spans INTEGER NOT NULL,
+  span_bytes INTEGER NOT NULL, config BLOB NOT NULL, fingerprint BLOB NOT NULL);
+CREATE UNIQUE INDEX rollouts_by_id ON rollouts (experiment, rollout_id);
+CREATE INDEX rollouts_by_status ON rollouts (experiment, status, key);
+CREATE INDEX rollouts_by_change ON rollouts (experiment, change_seq);
+CREATE INDEX rollouts_in_queue ON rollouts (experiment, queue_place) WHERE queued = 1;
+
+CREATE TABLE bodies (rollout INTEGER PRIMARY KEY, body BLOB NOT NULL);
+
+CREATE TABLE attempts (
+  key INTEGER PRIMARY KEY AUTOINCREMENT, experiment INTEGER NOT NULL, rollout INTEGER NOT NULL,
+  attempt_id TEXT NOT NULL, sequence_id INTEGER NOT NULL, status INTEGER NOT NULL, start_time INTEGER NOT NULL,
+  end_time INTEGER, worker_id TEXT, claim_id TEXT, last_heartbeat_time INTEGER, beat INTEGER NOT NULL, lease INTEGER,
+  expires_at INTEGER, charged INTEGER NOT NULL, evicted_spans INTEGER NOT NULL, details BLOB NOT NULL);
+CREATE UNIQUE INDEX attempts_by_id ON attempts (rollout, attempt_id);
+CREATE INDEX attempts_by_claim ON attempts (experiment, claim_id) WHERE claim_id IS NOT NULL;
+CREATE INDEX attempts_by_expiry ON attempts (expires_at) WHERE expires_at IS NOT NULL;
+CREATE INDEX attempts_by_worker ON attempts (experiment, worker_id) WHERE worker_id IS NOT NULL AND {LIVE_ATTEMPT};
+
+CREATE TABLE sources (
+  key INTEGER PRIMARY KEY, experiment INTEGER NOT NULL, fingerprint BLOB NOT NULL, body BLOB NOT NULL);
+CREATE UNIQUE INDEX sources_by_fingerprint ON sources (experiment, fingerprint);
+
+CREATE TABLE spans (
+  key INTEGER PRIMARY KEY AUTOINCREMENT, rollout INTEGER NOT NULL, attempt INTEGER NOT NULL,
+  trace_id BLOB, span_id BLOB, parent_id BLOB, sequence_id INTEGER NOT NULL,
+  start_time INTEGER NOT NULL, end_time INTEGER NOT NULL, name TEXT NOT NULL, source INTEGER NOT NULL,
+  body BLOB NOT NULL);
+CREATE UNIQUE INDEX spans_by_identity ON spans (attempt, span_id, trace_id) WHERE span_id IS NOT NULL;
+CREATE INDEX spans_in_order ON spans (rollout, sequence_id, start_time);
+
+CREATE TABLE resources (
+  key INTEGER PRIMARY KEY AUTOINCREMENT, experiment INTEGER NOT NULL, resources_id TEXT NOT NULL,
+  version INTEGER NOT NULL, create_time INTEGER NOT NULL, update_time INTEGER NOT NULL,
+  fingerprint BLOB NOT NULL, body BLOB NOT NULL);
+CREATE UNIQUE INDEX resources_by_id ON resources (experiment, resources_id);
+
+CREATE TABLE workers (
+  key INTEGER PRIMARY KEY AUTOINCREMENT, experiment INTEGER NOT NULL, worker_id TEXT NOT NULL, status INTEGER NOT NULL,
+  last_heartbeat_time INTEGER, last_dequeue_time INTEGER, last_busy_time INTEGER, last_idle_time INTEGER,
+  current_rollout_id TEXT, current_attempt_id TEXT, draining INTEGER NOT NULL, stats BLOB);
+CREATE UNIQUE INDEX workers_by_id ON workers (experiment, worker_id);
+
+CREATE TABLE tombstones (
+  key INTEGER PRIMARY KEY AUTOINCREMENT, experiment INTEGER NOT NULL, rollout_id TEXT NOT NULL,
+  change_seq INTEGER NOT NULL, delete_time INTEGER NOT NULL);
+CREATE UNIQUE INDEX tombstones_by_id ON tombstones (experiment, rollout_id);
+CREATE INDEX tombstones_by_change ON tombstones (experiment, change_seq);
+
+-- Totals are kept by triggers, so that no rule can forget one.
+CREATE TABLE tallies (
+  experiment INTEGER NOT NULL, name TEXT NOT NULL, value INTEGER NOT NULL,
+  PRIMARY KEY (experiment, name)) WITHOUT ROWID;
+CREATE TRIGGER rollout_added AFTER INSERT ON rollouts BEGIN
+  {_tally("'rollouts.' || NEW.status", "1").format(row="NEW")}
+END;
+CREATE TRIGGER rollout_moved AFTER UPDATE OF status ON rollouts WHEN OLD.status <> NEW.status BEGIN
+  {_tally("'rollouts.' || OLD.status", "-1").format(row="NEW")}
+  {_tally("'rollouts.' || NEW.status", "1").format(row="NEW")}
+END;
+CREATE TRIGGER rollout_spans AFTER UPDATE OF span_bytes ON rollouts BEGIN
+  {_tally("'spans'", "NEW.spans - OLD.spans").format(row="NEW")}
+  {_tally("'span_bytes'", "NEW.span_bytes - OLD.span_bytes").format(row="NEW")}
+END;
+CREATE TRIGGER rollout_removed AFTER DELETE ON rollouts BEGIN
+  {_tally("'rollouts.' || OLD.status", "-1").format(row="OLD")}
+  {_tally("'spans'", "-OLD.spans").format(row="OLD")}
+  {_tally("'span_bytes'", "-OLD.span_bytes").format(row="OLD")}
+END;
+CREATE TRIGGER attempt_added AFTER INSERT ON attempts BEGIN
+  {_tally("'attempts'", "1").format(row="NEW")}
+END;
+CREATE TRIGGER attempt_removed AFTER DELETE ON attempts BEGIN
+  {_tally("'attempts'", "-1").format(row="OLD")}
+END;
+CREATE TRIGGER attempt_evicted AFTER UPDATE OF evicted_spans ON attempts BEGIN
+  {_tally("'evicted_spans'", "NEW.evicted_spans - OLD.evicted_spans").format(row="NEW")}
+END;
+
+-- For people who look into the file.
+CREATE VIEW rollout_overview AS
+  SELECT experiments.name AS experiment, rollouts.rollout_id, {ROLLOUT_STATUS} AS status,
+    rollouts.attempts, rollouts.spans, rollouts.resources_id,
+    datetime(rollouts.start_time / 1000000000, 'unixepoch') AS started,
+    datetime(rollouts.end_time / 1000000000, 'unixepoch') AS ended
+  FROM rollouts JOIN experiments ON experiments.key = rollouts.experiment;
+CREATE VIEW attempt_overview AS
+  SELECT rollouts.rollout_id, attempts.attempt_id, attempts.sequence_id, {ATTEMPT_STATUS} AS status,
+    attempts.worker_id, datetime(attempts.start_time / 1000000000, 'unixepoch') AS started,
+    round((attempts.end_time - attempts.start_time) / 1e9, 3) AS seconds
+  FROM attempts JOIN rollouts ON rollouts.key = attempts.rollout;
+"""

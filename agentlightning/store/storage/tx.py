@@ -1,0 +1,478 @@
+"""What a work can do with the rows, inside its transaction."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from agentlightning.store.storage.rows import (
+    AttemptRow,
+    ExperimentRow,
+    ResourcesRow,
+    RolloutRow,
+    SpanRow,
+    TombstoneRow,
+    WorkerRow,
+)
+from agentlightning.store.storage.schema import (
+    ATTEMPTS,
+    EXPERIMENTS,
+    LIVE_ATTEMPT,
+    RESOURCES,
+    ROLLOUTS,
+    SPANS,
+    TOMBSTONES,
+    WORKERS,
+    Table,
+)
+from agentlightning.store.storage.signals import Signal
+
+R = TypeVar("R")
+
+
+Position = list[Any]
+"""Where a row stands in an ordered list: its order values, then its key."""
+
+
+class Condition(NamedTuple):
+    """A condition on one column. Ids of spans and traces are compared as lower-case hex."""
+
+    column: str
+    op: Literal["equals", "in", "contains"]
+    value: Any
+
+
+@dataclass
+class Query:
+    """Which rows of a list are wanted, and in what order."""
+
+    must: list[Condition] = field(default_factory=list)
+    """Conditions that hold always."""
+    conditions: list[Condition] = field(default_factory=list)
+    """Conditions of the filter; none of them matches everything."""
+    match_any: bool = False
+    """True when one of `conditions` suffices."""
+    order: str = "created"
+    """A name of the table's `order`."""
+    descending: bool = False
+    after: Position | None = None
+    """Position of the row before the first."""
+    skip: int = 0
+    limit: int = 1
+
+
+class RolloutView(NamedTuple):
+    """A rollout with what stands apart from its row."""
+
+    row: RolloutRow
+    body: bytes
+    attempt: AttemptRow | None
+
+
+_HEX_COLUMNS = {"trace_id", "span_id", "parent_id"}
+_VIEW = (
+    f"{ROLLOUTS.columns}, bodies.body, {ATTEMPTS.columns} FROM rollouts "
+    "JOIN bodies ON bodies.rollout = rollouts.key LEFT JOIN attempts ON attempts.key = rollouts.last_attempt"
+)
+_SELECT_VIEW = f"SELECT {_VIEW} WHERE rollouts.experiment = ? AND rollouts.rollout_id = ?"
+_SELECT_QUEUE = f"SELECT {_VIEW} WHERE rollouts.experiment = ? AND rollouts.queued = 1 ORDER BY queue_place LIMIT ?"
+_SELECT_CHANGES = (
+    f"SELECT {_VIEW} WHERE rollouts.experiment = ? AND rollouts.change_seq > ? ORDER BY rollouts.change_seq LIMIT ?"
+)
+_SELECT_VIEWS = (
+    f"SELECT {_VIEW} WHERE rollouts.experiment = ? AND rollouts.rollout_id IN (SELECT value FROM json_each(?))"
+)
+_WIDTH = len(ROLLOUTS.names)
+
+
+def _view(values: Sequence[Any]) -> RolloutView:
+    attempt = None if values[_WIDTH + 1] is None else AttemptRow(*values[_WIDTH + 1 :])
+    return RolloutView(RolloutRow(*values[:_WIDTH]), values[_WIDTH], attempt)
+
+
+class Tx:
+    """The rows inside one transaction. Rows that are handed out are copies; `update` writes what it is told.
+
+    Attributes:
+        signals: What to tell those who wait, after the commit.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._execute = connection.execute
+        self.signals: list[Signal] = []
+
+    def _one(self, table: Table[R], where: str, *values: Any) -> R | None:
+        found = self._execute(table.select(where), values).fetchone()
+        return None if found is None else table.row(*found)
+
+    def _all(self, table: Table[R], where: str, *values: Any) -> list[R]:
+        return [table.row(*found) for found in self._execute(table.select(where), values)]
+
+    def _insert(self, table: Table[R], row: R) -> int:
+        cursor = self._execute(table.insert, [getattr(row, name) for name in table.names[1:]])
+        key = cursor.lastrowid
+        assert key is not None
+        row.key = key  # type: ignore[attr-defined]
+        return key
+
+    def _update(self, table: Table[R], row: R, changes: dict[str, Any]) -> None:
+        self._execute(table.update(tuple(changes)), [*changes.values(), row.key])  # type: ignore[attr-defined]
+        for name, value in changes.items():
+            setattr(row, name, value)
+
+    # Experiments
+
+    def experiment(self, name: str) -> ExperimentRow | None:
+        """Return an experiment by its name."""
+        return self._one(EXPERIMENTS, "name = ?", name)
+
+    def experiment_by_key(self, key: int) -> ExperimentRow:
+        """Return an experiment that exists."""
+        found = self._one(EXPERIMENTS, "key = ?", key)
+        assert found is not None
+        return found
+
+    def add_experiment(self, row: ExperimentRow) -> None:
+        """Insert an experiment."""
+        self._insert(EXPERIMENTS, row)
+
+    def update_experiment(self, row: ExperimentRow, **changes: Any) -> None:
+        """Write some columns of an experiment."""
+        self._update(EXPERIMENTS, row, changes)
+
+    def next_change(self, experiment: ExperimentRow) -> int:
+        """Return the number of the next change in an experiment."""
+        self._execute("UPDATE experiments SET change_seq = change_seq + 1 WHERE key = ?", (experiment.key,))
+        (experiment.change_seq,) = self._execute(
+            "SELECT change_seq FROM experiments WHERE key = ?", (experiment.key,)
+        ).fetchone()
+        return experiment.change_seq
+
+    def delete_experiment(self, experiment: ExperimentRow) -> None:
+        """Delete an experiment with everything in it."""
+        own = "(SELECT key FROM rollouts WHERE experiment = ?)"
+        key = (experiment.key,)
+        self._execute(f"DELETE FROM spans WHERE rollout IN {own}", key)
+        self._execute(f"DELETE FROM bodies WHERE rollout IN {own}", key)
+        for table in ("attempts", "rollouts", "sources", "resources", "workers", "tombstones", "tallies"):
+            self._execute(f"DELETE FROM {table} WHERE experiment = ?", key)
+        self._execute("DELETE FROM experiments WHERE key = ?", key)
+
+    def tallies(self, experiment: int) -> dict[str, int]:
+        """Return the totals of an experiment by name; absent ones are zero."""
+        return dict(self._execute("SELECT name, value FROM tallies WHERE experiment = ?", (experiment,)))
+
+    def count(self, table: Literal["resources", "workers"], experiment: int) -> int:
+        """Return the number of rows of an experiment in a table that has no tally."""
+        return int(self._execute(f"SELECT COUNT(*) FROM {table} WHERE experiment = ?", (experiment,)).fetchone()[0])
+
+    def span_bytes(self) -> int:
+        """Return the bytes of the spans of all experiments."""
+        (total,) = self._execute("SELECT COALESCE(SUM(value), 0) FROM tallies WHERE name = 'span_bytes'").fetchone()
+        return int(total)
+
+    # Rollouts
+
+    def rollout(self, experiment: int, rollout_id: str) -> RolloutRow | None:
+        """Return the state of a rollout."""
+        return self._one(ROLLOUTS, "experiment = ? AND rollout_id = ?", experiment, rollout_id)
+
+    def rollout_by_key(self, key: int) -> RolloutRow:
+        """Return the state of a rollout that exists."""
+        found = self._one(ROLLOUTS, "key = ?", key)
+        assert found is not None
+        return found
+
+    def rollout_view(self, experiment: int, rollout_id: str) -> RolloutView | None:
+        """Return a rollout with its body and latest attempt."""
+        found = self._execute(_SELECT_VIEW, (experiment, rollout_id)).fetchone()
+        return None if found is None else _view(found)
+
+    def rollout_views(self, experiment: int, rollout_ids: Iterable[str]) -> Iterator[RolloutView]:
+        """Return those of the named rollouts that exist, in no order."""
+        return map(_view, self._execute(_SELECT_VIEWS, (experiment, json.dumps(list(rollout_ids)))))
+
+    def finished(self, experiment: int, rollout_ids: Iterable[str], statuses: Iterable[int]) -> dict[str, bool]:
+        """Tell for each of the named rollouts that exist whether its status is one of `statuses`."""
+        wanted = set(statuses)
+        found = self._execute(
+            "SELECT rollout_id, status FROM rollouts WHERE experiment = ? "
+            "AND rollout_id IN (SELECT value FROM json_each(?))",
+            (experiment, json.dumps(list(rollout_ids))),
+        )
+        return {rollout_id: status in wanted for rollout_id, status in found}
+
+    def add_rollout(self, row: RolloutRow, body: bytes) -> None:
+        """Insert a rollout."""
+        self._insert(ROLLOUTS, row)
+        self._execute("INSERT INTO bodies (rollout, body) VALUES (?, ?)", (row.key, body))
+
+    def update_rollout(self, row: RolloutRow, **changes: Any) -> None:
+        """Write some columns of a rollout."""
+        self._update(ROLLOUTS, row, changes)
+
+    def body(self, row: RolloutRow) -> bytes:
+        """Return the body of a rollout."""
+        found: bytes = self._execute("SELECT body FROM bodies WHERE rollout = ?", (row.key,)).fetchone()[0]
+        return found
+
+    def set_body(self, row: RolloutRow, body: bytes) -> None:
+        """Replace the body of a rollout."""
+        self._execute("UPDATE bodies SET body = ? WHERE rollout = ?", (body, row.key))
+
+    def head_of_queue(self, experiment: int, limit: int) -> list[RolloutView]:
+        """Return the first rollouts of the queue."""
+        return [_view(found) for found in self._execute(_SELECT_QUEUE, (experiment, limit))]
+
+    def changed_rollouts(self, experiment: int, after: int, limit: int) -> list[RolloutView]:
+        """Return the rollouts whose last change has a number above `after`, in the order of those numbers."""
+        return [_view(found) for found in self._execute(_SELECT_CHANGES, (experiment, after, limit))]
+
+    def evictable_rollouts(self, statuses: Sequence[int], limit: int) -> list[RolloutRow]:
+        """Return the oldest rollouts of all experiments that have spans and one of the statuses."""
+        marks = ", ".join("?" * len(statuses))
+        return self._all(
+            ROLLOUTS, f"spans > 0 AND status IN ({marks}) ORDER BY start_time, key LIMIT ?", *statuses, limit
+        )
+
+    def delete_rollout(self, row: RolloutRow) -> None:
+        """Delete a rollout with its body, attempts and spans."""
+        for table in ("spans", "bodies", "attempts"):
+            self._execute(f"DELETE FROM {table} WHERE rollout = ?", (row.key,))
+        self._execute("DELETE FROM rollouts WHERE key = ?", (row.key,))
+
+    def tombstone(self, experiment: int, rollout_id: str) -> TombstoneRow | None:
+        """Return what is left of a deleted rollout."""
+        return self._one(TOMBSTONES, "experiment = ? AND rollout_id = ?", experiment, rollout_id)
+
+    def add_tombstone(self, row: TombstoneRow) -> None:
+        """Insert a tombstone."""
+        self._insert(TOMBSTONES, row)
+
+    def tombstones(self, experiment: int, after: int, limit: int) -> list[TombstoneRow]:
+        """Return the deletions with a number above `after`, in the order of those numbers."""
+        return self._all(
+            TOMBSTONES, "experiment = ? AND change_seq > ? ORDER BY change_seq LIMIT ?", experiment, after, limit
+        )
+
+    def forget_tombstones(self, before: int) -> None:
+        """Delete the tombstones of deletions before a time, and note in each experiment how far they reached."""
+        self._execute(
+            "UPDATE experiments SET forgotten_seq = MAX(forgotten_seq, COALESCE((SELECT MAX(change_seq) "
+            "FROM tombstones WHERE experiment = experiments.key AND delete_time < ?), 0))",
+            (before,),
+        )
+        self._execute("DELETE FROM tombstones WHERE delete_time < ?", (before,))
+
+    # Attempts
+
+    def attempt(self, rollout: int, attempt_id: str) -> AttemptRow | None:
+        """Return an attempt of a rollout."""
+        return self._one(ATTEMPTS, "rollout = ? AND attempt_id = ?", rollout, attempt_id)
+
+    def attempt_by_key(self, key: int) -> AttemptRow | None:
+        """Return an attempt."""
+        return self._one(ATTEMPTS, "key = ?", key)
+
+    def attempts(self, rollout: int) -> list[AttemptRow]:
+        """Return the attempts of a rollout in their order."""
+        return self._all(ATTEMPTS, "rollout = ? ORDER BY sequence_id", rollout)
+
+    def claimed_attempts(self, experiment: int, claim_id: str) -> list[AttemptRow]:
+        """Return the attempts that a claim made, in their order."""
+        return self._all(ATTEMPTS, "experiment = ? AND claim_id = ? ORDER BY key", experiment, claim_id)
+
+    def live_attempt_of(self, experiment: int, worker_id: str) -> AttemptRow | None:
+        """Return the live attempt that a worker took on last."""
+        return self._one(
+            ATTEMPTS,
+            f"experiment = ? AND worker_id = ? AND {LIVE_ATTEMPT} ORDER BY key DESC LIMIT 1",
+            experiment,
+            worker_id,
+        )
+
+    def due_attempts(self, until: int, limit: int) -> list[AttemptRow]:
+        """Return the attempts of all experiments that the watchdog must look at, the most urgent first."""
+        return self._all(
+            ATTEMPTS, "expires_at IS NOT NULL AND expires_at <= ? ORDER BY expires_at LIMIT ?", until, limit
+        )
+
+    def watched_attempts(self, after: int, limit: int) -> list[AttemptRow]:
+        """Return the attempts of all experiments that have an expiry and a key above `after`, by key."""
+        return self._all(ATTEMPTS, "expires_at IS NOT NULL AND key > ? ORDER BY key LIMIT ?", after, limit)
+
+    def next_expiry(self) -> int | None:
+        """Return the earliest time at which the watchdog must look at an attempt."""
+        found: int | None = self._execute(
+            "SELECT MIN(expires_at) FROM attempts WHERE expires_at IS NOT NULL"
+        ).fetchone()[0]
+        return found
+
+    def add_attempt(self, row: AttemptRow) -> None:
+        """Insert an attempt."""
+        self._insert(ATTEMPTS, row)
+
+    def update_attempt(self, row: AttemptRow, **changes: Any) -> None:
+        """Write some columns of an attempt."""
+        self._update(ATTEMPTS, row, changes)
+
+    def delete_attempt(self, row: AttemptRow) -> None:
+        """Delete an attempt that has no spans."""
+        self._execute("DELETE FROM attempts WHERE key = ?", (row.key,))
+
+    def last_attempt(self, rollout: int) -> AttemptRow | None:
+        """Return the attempt of a rollout with the highest number."""
+        return self._one(ATTEMPTS, "rollout = ? ORDER BY sequence_id DESC LIMIT 1", rollout)
+
+    # Spans
+
+    def source(self, experiment: int, fingerprint: bytes, body: bytes) -> int:
+        """Return the key of a resource and scope, and keep it if it is new."""
+        found = self._execute(
+            "SELECT key FROM sources WHERE experiment = ? AND fingerprint = ?", (experiment, fingerprint)
+        ).fetchone()
+        if found is not None:
+            return int(found[0])
+        cursor = self._execute(
+            "INSERT INTO sources (experiment, fingerprint, body) VALUES (?, ?, ?)", (experiment, fingerprint, body)
+        )
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+    def source_body(self, key: int) -> bytes:
+        """Return a resource and scope."""
+        found: bytes = self._execute("SELECT body FROM sources WHERE key = ?", (key,)).fetchone()[0]
+        return found
+
+    def stored_span(self, attempt: int, trace_id: bytes, span_id: bytes) -> int | None:
+        """Return the number of the span with this identity, None when there is none."""
+        found = self._execute(
+            "SELECT sequence_id FROM spans WHERE attempt = ? AND span_id = ? AND trace_id = ?",
+            (attempt, span_id, trace_id),
+        ).fetchone()
+        return None if found is None else int(found[0])
+
+    def add_spans(self, rows: Iterable[SpanRow]) -> None:
+        """Insert spans whose identities are new."""
+        self._connection.executemany(
+            SPANS.insert,
+            [
+                (s.rollout, s.attempt, s.trace_id, s.span_id, s.parent_id, s.sequence_id, s.start_time, s.end_time)
+                + (s.name, s.source, s.body)
+                for s in rows
+            ],
+        )
+
+    def span_counts(self, rollout: int) -> dict[int, int]:
+        """Return the number of spans of each attempt of a rollout, by the attempt's key."""
+        return dict(self._execute("SELECT attempt, COUNT(*) FROM spans WHERE rollout = ? GROUP BY attempt", (rollout,)))
+
+    def delete_spans(self, rollout: int) -> None:
+        """Delete the spans of a rollout."""
+        self._execute("DELETE FROM spans WHERE rollout = ?", (rollout,))
+
+    # Resources
+
+    def resources(self, experiment: int, resources_id: str) -> ResourcesRow | None:
+        """Return a set of resources."""
+        return self._one(RESOURCES, "experiment = ? AND resources_id = ?", experiment, resources_id)
+
+    def resources_by_key(self, key: int) -> ResourcesRow | None:
+        """Return a set of resources."""
+        return self._one(RESOURCES, "key = ?", key)
+
+    def add_resources(self, row: ResourcesRow) -> None:
+        """Insert a set of resources."""
+        self._insert(RESOURCES, row)
+
+    def update_resources(self, row: ResourcesRow, **changes: Any) -> None:
+        """Write some columns of a set of resources."""
+        self._update(RESOURCES, row, changes)
+
+    # Workers
+
+    def worker(self, experiment: int, worker_id: str) -> WorkerRow | None:
+        """Return a worker."""
+        return self._one(WORKERS, "experiment = ? AND worker_id = ?", experiment, worker_id)
+
+    def add_worker(self, row: WorkerRow) -> None:
+        """Insert a worker."""
+        self._insert(WORKERS, row)
+
+    def update_worker(self, row: WorkerRow, **changes: Any) -> None:
+        """Write some columns of a worker."""
+        self._update(WORKERS, row, changes)
+
+    # Lists
+
+    def experiments(self, query: Query) -> Iterator[tuple[ExperimentRow, Position]]:
+        """Return experiments, each with its position."""
+        return self._list(EXPERIMENTS, query)
+
+    def rollout_list(self, query: Query) -> Iterator[tuple[RolloutView, Position]]:
+        """Return rollouts, each with its position."""
+        return ((_view(found[width:]), list(found[:width])) for found, width in self._select(ROLLOUTS, query, _VIEW))
+
+    def attempt_list(self, query: Query) -> Iterator[tuple[AttemptRow, Position]]:
+        """Return attempts, each with its position."""
+        return self._list(ATTEMPTS, query)
+
+    def span_list(self, query: Query) -> Iterator[tuple[SpanRow, Position]]:
+        """Return spans, each with its position."""
+        return self._list(SPANS, query)
+
+    def resources_list(self, query: Query) -> Iterator[tuple[ResourcesRow, Position]]:
+        """Return sets of resources, each with its position."""
+        return self._list(RESOURCES, query)
+
+    def worker_list(self, query: Query) -> Iterator[tuple[WorkerRow, Position]]:
+        """Return workers, each with its position."""
+        return self._list(WORKERS, query)
+
+    def total(self, table: Table[Any], query: Query) -> int:
+        """Return the number of rows that match, whatever the page."""
+        where, values = _match(table, query)
+        return int(self._execute(f"SELECT COUNT(*) FROM {table.name} WHERE {where}", values).fetchone()[0])
+
+    def _list(self, table: Table[R], query: Query) -> Iterator[tuple[R, Position]]:
+        source = f"{table.columns} FROM {table.name}"
+        return ((table.row(*found[width:]), list(found[:width])) for found, width in self._select(table, query, source))
+
+    def _select(self, table: Table[Any], query: Query, source: str) -> Iterator[tuple[Sequence[Any], int]]:
+        where, values = _match(table, query)
+        order = [*table.order[query.order], f"{table.name}.key"]
+        if query.after is not None:
+            marks = ", ".join("?" * len(order))
+            where += f" AND ({', '.join(order)}) {'<' if query.descending else '>'} ({marks})"
+            values += query.after
+        direction = " DESC" if query.descending else ""
+        statement = (
+            f"SELECT {', '.join(order)}, {source} WHERE {where} "
+            f"ORDER BY {', '.join(column + direction for column in order)} LIMIT ? OFFSET ?"
+        )
+        return ((found, len(order)) for found in self._execute(statement, [*values, query.limit, query.skip]))
+
+
+def _match(table: Table[Any], query: Query) -> tuple[str, list[Any]]:
+    """Return the WHERE clause of a query without its page, and the values in it."""
+    values: list[Any] = []
+    clauses = [_clause(table, condition, values) for condition in query.must]
+    filters = [_clause(table, condition, values) for condition in query.conditions]
+    if filters:
+        clauses.append(f"({(' OR ' if query.match_any else ' AND ').join(filters)})")
+    return " AND ".join(clauses) or "1", values
+
+
+def _clause(table: Table[Any], condition: Condition, values: list[Any]) -> str:
+    column = f"{table.name}.{condition.column}"
+    if condition.column in _HEX_COLUMNS:
+        column = f"lower(hex(COALESCE({column}, x'')))"
+    if condition.op == "in":
+        values.append(json.dumps(list(condition.value)))
+        return f"{column} IN (SELECT value FROM json_each(?))"
+    values.append(condition.value)
+    return f"{column} = ?" if condition.op == "equals" else f"instr({column}, ?) > 0"
