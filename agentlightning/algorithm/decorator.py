@@ -70,5 +70,5 @@ class FunctionalAlgorithm(Algorithm):
 
 
 def algo(func: Callable[..., Any]) -> FunctionalAlgorithm:
-    """Makes an algorithm of a function, plain or async, that takes any of the names that `FunctionalAlgorithm` knows."""
+    """Makes an algorithm of a function, plain or async, that takes any of the names `FunctionalAlgorithm` knows."""
     return FunctionalAlgorithm(func)

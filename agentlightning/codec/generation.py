@@ -26,7 +26,7 @@ def generation_to_message(key: str, value: Any, message: v1.Span) -> bool:
     """Puts one of `GENERATION_ATTRIBUTES` into the message's `generation`.
 
     Returns:
-        Whether it fits there without loss. If not, the message is as it was.
+        Whether it fits there without loss. If not, the message holds nothing of it.
     """
     if key in (MODEL, MODEL_VERSION):
         if type(value) is not str or not value:
@@ -36,23 +36,20 @@ def generation_to_message(key: str, value: Any, message: v1.Span) -> bool:
         else:
             message.generation.model_version = value
         return True
-    if not isinstance(value, (list, tuple)):
+    if not isinstance(value, (list, tuple)) or not value:
         return False
-    types = set(map(type, value))
     if key == RESPONSE_LOGPROBS:
-        if types != {float} or array("f", value).tolist() != list(value):
+        if set(map(type, value)) != {float} or array("f", value).tolist() != list(value):
             return False
         message.generation.response_logprobs.extend(value)
         return True
-    if types != {int}:
-        return False
     try:
         if key == PROMPT_TOKEN_IDS:
             message.generation.prompt_token_ids.extend(value)
         else:
             message.generation.response_token_ids.extend(value)
-    except ValueError:
-        # An id that does not fit into 32 bits; what came before it is in the message already.
+    except (TypeError, ValueError):
+        # Something that is no integer of 32 bits. What came before it is in the message already.
         message.generation.ClearField(key)  # type: ignore[arg-type]
         return False
     return True

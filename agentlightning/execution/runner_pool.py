@@ -9,6 +9,7 @@ import multiprocessing
 import pickle
 import threading
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -43,10 +44,8 @@ class RunnerProcess:
     told_to_leave: bool = False
     """Whether it was ordered to leave or killed from here."""
 
-    @property
-    def failed(self) -> bool:
-        """Whether it ended by itself and badly."""
-        return self.ended.is_set() and self.process.exitcode != 0 and not self.told_to_leave
+    failed: bool = False
+    """Whether it ended by itself and badly."""
 
     def describe_end(self) -> str:
         """Returns how it ended, in words."""
@@ -57,42 +56,55 @@ class RunnerProcess:
         )
 
 
+def check_spawnable(bundle: RunnerBundle) -> None:
+    """Finds out early what would fail late, and less clearly, in the processes.
+
+    Raises:
+        TypeError: The agent, or something that it holds, cannot be sent to another process.
+        RuntimeError: This process is itself being spawned: the script lacks a main guard.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise RuntimeError(
+            "runner processes import the main script, and this script starts a training when it is imported: "
+            'put what it does under `if __name__ == "__main__":`'
+        )
+    try:
+        pickle.dumps(bundle)
+    except Exception as error:
+        raise TypeError(
+            f"the agent and its runner cannot be sent to runner processes: {error}. Define the agent at the top level "
+            "of a module or script (not inside a function, and not as a lambda), and let it open connections, locks "
+            "and models when it first needs them"
+        ) from error
+
+
 class RunnerPool:
     """Spawned runner processes. They leave when told to, and when the process that started them is gone."""
 
-    def __init__(self, bundle: RunnerBundle, store: LightningStore, n_runners: int) -> None:
+    def __init__(self, bundle: RunnerBundle, n_runners: int, allowed_exit_codes: Collection[int] = (0,)) -> None:
         """Prepares the pool.
 
         Args:
             bundle: What each process runs; it must be picklable.
-            store: The store that each gets; it must be picklable and usable in another process.
             n_runners: How many processes.
+            allowed_exit_codes: Exit codes that are not taken for a crash.
         """
         self._bundle = bundle
-        self._store = store
         self._n_runners = n_runners
+        self._allowed_exit_codes = frozenset(allowed_exit_codes)
         self._runners: list[RunnerProcess] = []
         self._changed: asyncio.Event | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
 
-    def start(self) -> None:
+    def start(self, store: LightningStore) -> None:
         """Starts the processes. To be called on the event loop that will use `wait_until_left`.
 
-        Raises:
-            TypeError: The agent, or something that it holds, cannot be sent to another process.
-            RuntimeError: This process is itself being spawned: the script lacks a main guard.
+        Args:
+            store: The store that each process gets; it must be picklable and usable in another process.
         """
-        if getattr(multiprocessing.current_process(), "_inheriting", False):
-            raise RuntimeError(
-                "runner processes import the main script, and this script starts a training when it is imported. "
-                'Put what it does under `if __name__ == "__main__":`'
-            )
-        self._check_picklable()
-        self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         atexit.register(self.kill)
         for worker_id in range(self._n_runners):
-            self._runners.append(self._start_one(worker_id))
+            self._runners.append(self._start_one(worker_id, store, self._changed))
 
     async def wait_until_left(self) -> None:
         """Returns when no process is left."""
@@ -127,33 +139,26 @@ class RunnerPool:
         self.join(5.0)
         atexit.unregister(self.kill)
 
-    def _check_picklable(self) -> None:
-        try:
-            pickle.dumps((self._bundle, self._store))
-        except Exception as error:
-            raise TypeError(
-                f"the agent and its runner cannot be sent to runner processes: {error}. Define the agent at the top "
-                "level of a module or script (not in a function, a notebook cell or a lambda), and let it open "
-                "connections, locks and models when it first needs them"
-            ) from error
-
-    def _start_one(self, worker_id: int) -> RunnerProcess:
+    def _start_one(self, worker_id: int, store: LightningStore, changed: asyncio.Event) -> RunnerProcess:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         # Not a daemon: those may have no children, and agents do start processes.
         process = context.Process(
             target=run_runner_process,
-            args=(self._bundle, self._store, worker_id, theirs, LogSetup.of_this_process()),
+            args=(self._bundle, store, worker_id, theirs, LogSetup.of_this_process()),
             name=f"agl-runner-{worker_id}",
             daemon=False,
         )
         process.start()
         theirs.close()
         runner = RunnerProcess(worker_id, process, ours)
-        threading.Thread(target=self._watch, args=(runner,), name=f"agl-watch-{worker_id}", daemon=True).start()
+        loop = asyncio.get_running_loop()
+        threading.Thread(
+            target=self._watch, args=(runner, loop, changed), name=f"agl-watch-{worker_id}", daemon=True
+        ).start()
         return runner
 
-    def _watch(self, runner: RunnerProcess) -> None:
+    def _watch(self, runner: RunnerProcess, loop: asyncio.AbstractEventLoop, changed: asyncio.Event) -> None:
         # Only this thread waits for the process, because the exit code goes to whoever asks the system first.
         runner.process.join()
         with suppress(EOFError, OSError):
@@ -163,9 +168,9 @@ class RunnerPool:
                 if isinstance(message, Crashed):
                     runner.error = message.error
         runner.orders.close()
+        runner.failed = runner.process.exitcode not in self._allowed_exit_codes and not runner.told_to_leave
         runner.ended.set()
         if runner.failed:
             logger.error("%s", runner.describe_end())
-        assert self._loop is not None and self._changed is not None
         with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._changed.set)
+            loop.call_soon_threadsafe(changed.set)

@@ -280,7 +280,9 @@ class LitAgentRunner(Runner[T]):
             except _TRANSIENT as error:
                 if time.monotonic() + pause > deadline:
                     raise
-                logger.warning("%s cannot reach the store, trying again in %.0f s: %s", self.get_worker_id(), pause, error)
+                logger.warning(
+                    "%s cannot reach the store, trying again in %.0f s: %s", self.get_worker_id(), pause, error
+                )
                 await asyncio.sleep(pause * random.uniform(0.8, 1.2))
                 pause = min(2 * pause, 15.0)
                 continue

@@ -158,7 +158,7 @@ class AttemptRun:
             self._fail("cancelled", f"the agent ended with {type(cause).__name__}", cause)
         except MissingResourceError as error:
             self._fail("missing_resources", str(error), error)
-        except Exception as error:  # noqa: BLE001 - becomes the failure of the attempt
+        except Exception as error:
             self._fail(self._blame, f"{type(error).__name__}: {error}", error)
             logger.warning("rollout %s, attempt %s failed", *self.key, exc_info=error)
 
@@ -253,16 +253,16 @@ class AttemptRun:
         for hook in self._hooks:
             try:
                 await getattr(hook, name)(agent=self._agent, runner=self._runner, rollout=self.rollout, **arguments)
-            except Exception:
+            except Exception:  # noqa: PERF203 - each hook on its own
                 logger.exception("%s.%s raised; the rollout goes on", type(hook).__name__, name)
 
 
-class _Stopped(Exception):  # noqa: N818 - not an error
+class _Stopped(Exception):
     """Somebody called `stop`."""
 
 
-class _AgentCancelled(Exception):  # noqa: N818 - a CancelledError of the agent's own making, told apart from the runner's
-    """The agent raised CancelledError by itself."""
+class _AgentCancelled(Exception):
+    """The agent raised CancelledError by itself, which is not the same as this runner being cancelled."""
 
 
 def _outcome_of(call: Callable[..., Any], arguments: tuple[Any, ...]) -> _Outcome:

@@ -52,9 +52,7 @@ def _of_list(result: list[Any], rollout: AttemptedRollout, trace_id: str | None)
     raise TypeError(f"the agent returned a list of {type(result[0]).__name__}; a list must hold spans")
 
 
-def _converters(
-    rollout: AttemptedRollout, trace_id: str | None
-) -> list[tuple[type[Any], Callable[[Any], Span]]]:
+def _converters(rollout: AttemptedRollout, trace_id: str | None) -> list[tuple[type[Any], Callable[[Any], Span]]]:
     from opentelemetry.sdk.trace import ReadableSpan
 
     attempt_id = rollout.attempt.attempt_id

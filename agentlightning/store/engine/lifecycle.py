@@ -8,18 +8,6 @@ from typing import NamedTuple
 from agentlightning.store.engine.messages import duration_ns
 from lightning_store import v1
 
-QUEUED = frozenset({v1.ROLLOUT_STATUS_QUEUING, v1.ROLLOUT_STATUS_REQUEUING})
-"""Statuses of rollouts that wait in the queue."""
-
-FINISHED = frozenset({v1.ROLLOUT_STATUS_SUCCEEDED, v1.ROLLOUT_STATUS_FAILED, v1.ROLLOUT_STATUS_CANCELLED})
-"""Statuses of rollouts that no report moves any more."""
-
-LIVE = frozenset({v1.ATTEMPT_STATUS_PREPARING, v1.ATTEMPT_STATUS_RUNNING})
-"""Statuses of attempts that somebody works on, as far as the store knows."""
-
-ENDED = frozenset({v1.ATTEMPT_STATUS_SUCCEEDED, v1.ATTEMPT_STATUS_FAILED, v1.ATTEMPT_STATUS_TIMEOUT})
-"""Statuses of attempts that no report changes any more."""
-
 MOST_FREE_LOSSES = 10
 """Lost leases on PREPARING attempts that cost a rollout nothing; further ones count as attempts, so that a rollout that
 kills its runners comes to an end."""

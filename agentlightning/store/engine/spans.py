@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator
 
 from agentlightning.store.engine import attempts as attempt_rules
 from agentlightning.store.engine import messages
-from agentlightning.store.engine.lifecycle import FINISHED
 from agentlightning.store.engine.paging import MOST_BYTES, Sizes, start_query, take
 from agentlightning.store.engine.rollouts import existing
 from agentlightning.store.engine.scope import Scope, SpanBound
 from agentlightning.store.engine.transitions import sign_of_life
 from agentlightning.store.engine.validation import LATEST
 from agentlightning.store.errors import InvalidArgument, ResourceExhausted
+from agentlightning.store.statuses import FINISHED
 from agentlightning.store.storage.rows import AttemptRow, RolloutRow, SpanRow
 from agentlightning.store.storage.schema import SPANS
 from agentlightning.store.storage.tx import Condition, Position, Query

@@ -9,11 +9,11 @@ from itertools import islice
 from typing import Protocol, TypeVar
 
 from agentlightning.store.engine import cursors, messages, resources, spans
-from agentlightning.store.engine.lifecycle import FINISHED
 from agentlightning.store.engine.paging import MOST_BYTES
 from agentlightning.store.engine.scope import Scope
 from agentlightning.store.engine.validation import check_count
 from agentlightning.store.engine.waiting import Waiters
+from agentlightning.store.statuses import FINISHED
 from agentlightning.store.storage.tx import Position
 from lightning_store import v1
 

@@ -9,19 +9,10 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from agentlightning.store.engine.lifecycle import (
-    ENDED,
-    FINISHED,
-    LIVE,
-    MOST_FREE_LOSSES,
-    QUEUED,
-    Limits,
-    PastAttempt,
-    default_failure,
-    rollout_after,
-)
+from agentlightning.store.engine.lifecycle import MOST_FREE_LOSSES, Limits, PastAttempt, default_failure, rollout_after
 from agentlightning.store.engine.messages import timestamp
 from agentlightning.store.engine.scope import Scope
+from agentlightning.store.statuses import ENDED, FINISHED, LIVE, QUEUED
 from agentlightning.store.storage.rows import AttemptRow, RolloutRow, WorkerRow
 from lightning_store import v1
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from agentlightning.store.engine import messages
-from agentlightning.store.engine.lifecycle import ENDED, FINISHED
 from agentlightning.store.engine.paging import collect, start_query
 from agentlightning.store.engine.scope import Scope
 from agentlightning.store.engine.transitions import ensure_worker, sign_of_life
 from agentlightning.store.engine.validation import check_count, check_id, check_known, check_payload
 from agentlightning.store.errors import NotFound
+from agentlightning.store.statuses import ENDED, FINISHED
 from agentlightning.store.storage.schema import WORKERS
 from agentlightning.store.storage.signals import EVERYBODY
 from agentlightning.store.storage.tx import Condition

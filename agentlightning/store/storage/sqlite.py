@@ -19,6 +19,8 @@ from agentlightning.store.storage.schema import APPLICATION_ID, VERSION
 from agentlightning.store.storage.signals import Signal
 from agentlightning.store.storage.tx import Tx
 
+Synchronous = Literal["FULL", "NORMAL"]
+
 _MOST_IN_GROUP = 256
 
 
@@ -40,7 +42,7 @@ class SqliteStorage:
 
     kind = "sqlite"
 
-    def __init__(self, path: str | Path, synchronous: Literal["FULL", "NORMAL"] = "FULL") -> None:
+    def __init__(self, path: str | Path, synchronous: Synchronous = "FULL") -> None:
         self.path = Path(path).absolute()
         self._listeners: list[Listener] = []
         self._owner = _take_ownership(self.path)

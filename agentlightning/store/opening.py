@@ -1,0 +1,91 @@
+"""Engines from store URLs: `memory://` and `sqlite:///PATH`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from agentlightning.store.engine.engine import Engine
+from agentlightning.store.engine.scope import SpanBound
+from agentlightning.store.errors import InvalidArgument
+from agentlightning.store.storage.memory import MemoryStorage
+from agentlightning.store.storage.sqlite import SqliteStorage, Synchronous
+
+DEFAULT_MEMORY_BYTES = 2 << 30
+"""Most bytes that a memory store takes unless told otherwise."""
+
+_EVICT_ABOVE = 0.7
+_EVICT_DOWN_TO = 0.8 * _EVICT_ABOVE
+
+_DEFAULT_SYNCHRONOUS: Synchronous = "FULL"
+
+T = TypeVar("T")
+
+
+def open_engine(url: str) -> Engine:
+    """Open the store that a URL names.
+
+    Args:
+        url: `memory://`, with `?max_bytes=N` to bound it; or `sqlite:///relative/path` or `sqlite:////absolute/path`,
+            with `?synchronous=NORMAL` to trade the last writes before a power cut for speed.
+
+    Raises:
+        StoreError: The URL is none of these, or the database cannot be opened.
+    """
+    parts = urlsplit(url)
+    options = dict(parse_qsl(parts.query))
+    if parts.scheme == "memory" and not parts.netloc and not parts.path:
+        max_bytes = _option(url, options, "max_bytes", _size, DEFAULT_MEMORY_BYTES)
+        _refuse_rest(url, options)
+        return open_memory(max_bytes)
+    if parts.scheme == "sqlite" and not parts.netloc and len(parts.path) > 1:
+        synchronous = _option(url, options, "synchronous", _synchronous, _DEFAULT_SYNCHRONOUS)
+        _refuse_rest(url, options)
+        return Engine(SqliteStorage(Path(unquote(parts.path[1:])), synchronous))
+    raise _fault(url, "it must be memory:// or sqlite:///PATH")
+
+
+def open_memory(max_bytes: int = DEFAULT_MEMORY_BYTES) -> Engine:
+    """Open an empty store in memory.
+
+    Args:
+        max_bytes: Most bytes that it may take. From seven tenths of it on, the spans of finished rollouts are dropped,
+            the oldest first.
+    """
+    bound = SpanBound(evict_above=int(max_bytes * _EVICT_ABOVE), evict_down_to=int(max_bytes * _EVICT_DOWN_TO))
+    return Engine(MemoryStorage(max_bytes), span_bound=bound)
+
+
+def _option(url: str, options: dict[str, str], name: str, read: Callable[[str], T], default: T) -> T:
+    text = options.pop(name, None)
+    if text is None:
+        return default
+    try:
+        return read(text)
+    except ValueError as error:
+        raise _fault(url, f"{name}={text} is {error}") from error
+
+
+def _size(text: str) -> int:
+    if not text.isdigit() or int(text) < 1 << 20:
+        raise ValueError("not a number of bytes from 1048576 on")
+    return int(text)
+
+
+def _synchronous(text: str) -> Synchronous:
+    if text.upper() == "FULL":
+        return "FULL"
+    if text.upper() == "NORMAL":
+        return "NORMAL"
+    raise ValueError("neither FULL nor NORMAL")
+
+
+def _refuse_rest(url: str, options: dict[str, str]) -> None:
+    if options:
+        raise _fault(url, f"the option {min(options)} is not known")
+
+
+def _fault(url: str, fault: str) -> InvalidArgument:
+    return InvalidArgument(f"Cannot open the store {url!r}: {fault}.", reason="INVALID_STORE_URL")

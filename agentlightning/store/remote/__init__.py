@@ -1,0 +1,1 @@
+"""`StoreApi` over gRPC."""

@@ -1,0 +1,144 @@
+"""`StoreApi` forwarded over gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any, cast
+
+import grpc.aio
+from google.protobuf.message import Message
+
+from agentlightning.store import status
+from agentlightning.store.api import DEFAULT_EXPERIMENT, CallContext, StoreApi
+from agentlightning.store.errors import InvalidArgument, StoreError, Unavailable
+from agentlightning.store.methods import EXPERIMENT_KEY, METHODS, Method
+from agentlightning.store.remote.channels import Channels, parse_address
+from agentlightning.store.remote.retries import Budgets, RetryPolicy, is_repeatable
+from lightning_store import v1
+
+MAX_REQUEST_BYTES = 64 << 20
+"""Largest request that is sent; that of a server with its default settings."""
+
+
+class Remote:
+    """Sends the calls of `StoreApi` to a server. Safe to use from any thread and any event loop.
+
+    A call that fails because the server cannot be reached, is overloaded or answers late is sent again where that
+    cannot do its work twice, within the budgets of the retry policy.
+
+    Args:
+        address: As `parse_address` takes it. Nothing is connected before the first call.
+        request_timeout: Seconds to wait for each answer, on top of what the call itself asks to wait.
+        retries: When and how long to try again.
+
+    Raises:
+        InvalidArgument: The address is none.
+    """
+
+    def __init__(self, address: str, *, request_timeout: float = 30.0, retries: RetryPolicy | None = None) -> None:
+        self.target = parse_address(address)
+        self.request_timeout = request_timeout
+        self.retries = retries or RetryPolicy()
+        self.was_connected = False
+        self._channels = Channels(self.target)
+        self._callables: weakref.WeakKeyDictionary[grpc.aio.Channel, dict[str, Any]] = weakref.WeakKeyDictionary()
+
+    async def close(self) -> None:
+        """Close the connections; a later call opens them again."""
+        await self._channels.close()
+
+    async def call(self, method: Method, context: CallContext, request: Message) -> Any:
+        """Send a request and return the answer."""
+        data = request.SerializeToString()
+        if len(data) > MAX_REQUEST_BYTES:
+            raise InvalidArgument(
+                f"{method.rpc}: the request has {len(data)} bytes; at most {MAX_REQUEST_BYTES} can be sent. Split it.",
+                reason="MESSAGE_TOO_LARGE",
+                metadata={"bytes": str(len(data)), "limit": str(MAX_REQUEST_BYTES)},
+            )
+        timeout = self.request_timeout if context.timeout is None else context.timeout
+        if isinstance(request, v1.DequeueRolloutsRequest):
+            timeout += request.wait.ToNanoseconds() / 1e9
+        budgets: Budgets | None = None
+        while True:
+            try:
+                answer = await self._callable(method)(data, timeout=timeout, metadata=_metadata(context))
+            except grpc.aio.AioRpcError as failure:
+                error = self._error(method, failure)
+                if budgets is None:
+                    budgets = Budgets(self.retries, was_connected=self.was_connected)
+                delay = budgets.delay_after(error) if is_repeatable(request) else None
+                if delay is None:
+                    raise error from None
+                await asyncio.sleep(delay)
+            else:
+                self.was_connected = True
+                return answer
+
+    async def stream(self, method: Method, context: CallContext, request: Message) -> AsyncGenerator[Any, None]:
+        """Send a request and yield the messages of the answer. A stream that breaks is not begun again."""
+        call = self._callable(method)(request.SerializeToString(), timeout=context.timeout, metadata=_metadata(context))
+        try:
+            async for message in call:
+                self.was_connected = True
+                yield message
+        except grpc.aio.AioRpcError as failure:
+            raise self._error(method, failure) from None
+        finally:
+            call.cancel()
+
+    def _callable(self, method: Method) -> Any:
+        channel = self._channels.get()
+        callables = self._callables.get(channel)
+        if callables is None:
+            callables = self._callables[channel] = {}
+        found = callables.get(method.name)
+        if found is None:
+            make = channel.unary_stream if method.streams else channel.unary_unary
+            found = callables[method.name] = make(method.path, response_deserializer=method.response.FromString)
+        return found
+
+    def _error(self, method: Method, failure: grpc.aio.AioRpcError) -> StoreError:
+        trailing = failure.trailing_metadata() or ()
+        error = status.decode(failure.code(), failure.details() or "", trailing)  # type: ignore[arg-type]
+        if isinstance(error, Unavailable) and error.reason == "UNAVAILABLE":
+            error = Unavailable(
+                f"The store at {self.target} cannot be reached: {error.message}", reason="SERVER_UNREACHABLE"
+            )
+        return error
+
+
+def _metadata(context: CallContext) -> tuple[tuple[str, str], ...]:
+    return () if context.experiment == DEFAULT_EXPERIMENT else ((EXPERIMENT_KEY, context.experiment),)
+
+
+def _unary(method: Method) -> Callable[[Remote, CallContext, Message], Awaitable[Any]]:
+    async def call(self: Remote, context: CallContext, request: Message) -> Any:
+        return await self.call(method, context, request)
+
+    return call
+
+
+def _streaming(method: Method) -> Callable[[Remote, CallContext, Message], AsyncGenerator[Any, None]]:
+    def call(self: Remote, context: CallContext, request: Message) -> AsyncGenerator[Any, None]:
+        return self.stream(method, context, request)
+
+    return call
+
+
+_FORWARDED = {method.name: (_streaming if method.streams else _unary)(method) for method in METHODS}
+
+if TYPE_CHECKING:
+
+    class RemoteApi(Remote, StoreApi):
+        """A `Remote` with every method of `StoreApi`."""
+
+else:
+    RemoteApi = type("RemoteApi", (Remote,), {"__doc__": "A `Remote` with every method of `StoreApi`.", **_FORWARDED})
+
+
+def connect(address: str, **settings: Any) -> RemoteApi:
+    """Return the store at an address; the settings are those of `Remote`."""
+    return cast("RemoteApi", RemoteApi(address, **settings))

@@ -1,0 +1,145 @@
+"""The OTLP trace service: spans of any OpenTelemetry exporter, on the port of the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
+
+from agentlightning.store.api import CallContext, StoreApi
+from agentlightning.store.errors import InvalidArgument, NotFound
+from agentlightning.store.server.servicers import Context, abort, call_context
+from lightning_store import v1
+
+SERVICE: str = trace_service_pb2.DESCRIPTOR.services_by_name["TraceService"].full_name
+"""Full name of the service."""
+
+ROLLOUT_ATTRIBUTE = "agentlightning.rollout_id"
+ATTEMPT_ATTRIBUTE = "agentlightning.attempt_id"
+SEQUENCE_ATTRIBUTE = "agentlightning.span_sequence_id"
+
+ROLLOUT_KEY = "agl-rollout-id"
+"""Call metadata that names the rollout of spans which do not."""
+ATTEMPT_KEY = "agl-attempt-id"
+"""Call metadata that names the attempt of spans which do not."""
+
+_OWN_FIELDS = ("rollout_id", "attempt_id", "sequence_id", "generation", "extra")
+_MOST_NAMED = 10
+
+
+def handler(api: StoreApi) -> grpc.GenericRpcHandler:
+    """Return the handler of the service. An export request has the bytes of an AddSpansRequest, and is parsed as one."""
+
+    async def export(request: v1.AddSpansRequest, context: Context) -> Any:
+        try:
+            return await ingest(api, call_context(context), request, dict(context.invocation_metadata() or ()))
+        except Exception as error:  # noqa: BLE001  the one place where errors leave for the wire
+            await abort(context, error)
+
+    return grpc.method_handlers_generic_handler(
+        SERVICE,
+        {
+            "Export": grpc.unary_unary_rpc_method_handler(
+                export,
+                request_deserializer=v1.AddSpansRequest.FromString,
+                response_serializer=trace_service_pb2.ExportTraceServiceResponse.SerializeToString,
+            )
+        },
+    )
+
+
+async def ingest(
+    api: StoreApi, context: CallContext, request: v1.AddSpansRequest, metadata: dict[str, Any]
+) -> trace_service_pb2.ExportTraceServiceResponse:
+    """Store the spans of an export that can be stored, and tell which cannot.
+
+    Args:
+        api: Where to store them.
+        context: The call's.
+        request: The export; what it says in the store's own fields is not believed.
+        metadata: The call's metadata.
+    """
+    faults: list[str] = []
+    groups: dict[tuple[str, str], v1.AddSpansRequest] = {}
+    for resource in request.resource_spans:
+        defaults = {
+            ROLLOUT_ATTRIBUTE: _text(metadata.get(ROLLOUT_KEY)),
+            ATTEMPT_ATTRIBUTE: _text(metadata.get(ATTEMPT_KEY)),
+            **_named(resource.resource.attributes),
+        }
+        for scoped in resource.scope_spans:
+            places: dict[tuple[str, str], v1.ScopeSpans] = {}
+            for span in scoped.spans:
+                fault = _assign(span, defaults)
+                if fault is not None:
+                    faults.append(fault)
+                    continue
+                place = (span.rollout_id, span.attempt_id)
+                if place not in places:
+                    places[place] = _like(groups.setdefault(place, v1.AddSpansRequest()), resource, scoped)
+                places[place].spans.append(span)
+    for (rollout_id, attempt_id), group in groups.items():
+        try:
+            await api.add_spans(context, group)
+        except (NotFound, InvalidArgument) as error:
+            count = sum(len(scoped.spans) for resource in group.resource_spans for scoped in resource.scope_spans)
+            faults += [f"rollout {rollout_id}, attempt {attempt_id}: {error.message}"] * count
+    response = trace_service_pb2.ExportTraceServiceResponse()
+    if faults:
+        response.partial_success.rejected_spans = len(faults)
+        response.partial_success.error_message = _summary(faults)
+    return response
+
+
+def _assign(span: v1.Span, defaults: dict[str, Any]) -> str | None:
+    """Give a span its place in the store, or return why it has none."""
+    for field in _OWN_FIELDS:
+        span.ClearField(field)  # type: ignore[arg-type]  an exporter could forge them
+    span.DiscardUnknownFields()  # type: ignore[attr-defined]
+    if len(span.trace_id) != 16 or len(span.span_id) != 8 or not any(span.trace_id) or not any(span.span_id):
+        return f"span {span.name!r} has no valid trace_id and span_id"
+    if span.parent_span_id and len(span.parent_span_id) != 8:
+        return f"span {span.name!r} has a parent_span_id of {len(span.parent_span_id)} bytes, not 8"
+    place = {**defaults, **_named(span.attributes)}
+    rollout_id, attempt_id = place[ROLLOUT_ATTRIBUTE], place[ATTEMPT_ATTRIBUTE]
+    if not rollout_id or not attempt_id:
+        return f"span {span.name!r} does not say {ROLLOUT_ATTRIBUTE} and {ATTEMPT_ATTRIBUTE}"
+    span.rollout_id, span.attempt_id = str(rollout_id), str(attempt_id)
+    number = place.get(SEQUENCE_ATTRIBUTE, 0)
+    if not str(number).isdigit() or int(number) >= 1 << 63:
+        return f"span {span.name!r} has the {SEQUENCE_ATTRIBUTE} {number!r}, which is no number above zero"
+    span.sequence_id = int(number)
+    return None
+
+
+def _named(attributes: Iterable[v1.KeyValue]) -> dict[str, Any]:
+    """Return those of the attributes that say where a span belongs."""
+    found: dict[str, Any] = {}
+    for attribute in attributes:
+        if attribute.key in (ROLLOUT_ATTRIBUTE, ATTEMPT_ATTRIBUTE, SEQUENCE_ATTRIBUTE):
+            kind = attribute.value.WhichOneof("value")
+            found[attribute.key] = getattr(attribute.value, kind) if kind else ""
+    return found
+
+
+def _text(value: str | bytes | None) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value or ""
+
+
+def _like(request: v1.AddSpansRequest, resource: v1.ResourceSpans, scoped: v1.ScopeSpans) -> v1.ScopeSpans:
+    """Return an empty group of the same resource and scope inside a request."""
+    group = request.resource_spans.add(schema_url=resource.schema_url)
+    if resource.HasField("resource"):
+        group.resource.CopyFrom(resource.resource)
+    inner = group.scope_spans.add(schema_url=scoped.schema_url)
+    if scoped.HasField("scope"):
+        inner.scope.CopyFrom(scoped.scope)
+    return inner
+
+
+def _summary(faults: Sequence[str]) -> str:
+    distinct = list(dict.fromkeys(faults))
+    more = f"; and {len(distinct) - _MOST_NAMED} more" if len(distinct) > _MOST_NAMED else ""
+    return "; ".join(distinct[:_MOST_NAMED]) + more

@@ -1,0 +1,58 @@
+"""Store errors as `google.rpc.Status` on the wire, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from agentlightning.store.errors import BY_CODE, DOMAIN, StoreError
+
+DETAILS_KEY = "grpc-status-details-bin"
+"""Trailing metadata that holds the `google.rpc.Status`."""
+
+_LONGEST_MESSAGE = 2048
+
+
+def status_code(error: StoreError) -> grpc.StatusCode:
+    """Return the status code of an error."""
+    return grpc.StatusCode[error.code]
+
+
+def encode(error: StoreError) -> bytes:
+    """Return the details that go with an error."""
+    code: int = status_code(error).value[0]
+    status = Status(code=code, message=error.message[:_LONGEST_MESSAGE])
+    status.details.add().Pack(ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata))
+    if error.retry_after is not None:
+        delay = Duration()
+        delay.FromNanoseconds(int(error.retry_after * 1e9))
+        status.details.add().Pack(RetryInfo(retry_delay=delay))
+    return status.SerializeToString()
+
+
+def decode(code: grpc.StatusCode, message: str, trailing: Iterable[tuple[str, str | bytes]]) -> StoreError:
+    """Return the error that a call ended with."""
+    reason, metadata, retry_after = code.name, {}, None
+    for key, value in trailing:
+        if key != DETAILS_KEY or not isinstance(value, bytes):
+            continue
+        try:
+            status = Status.FromString(value)
+        except DecodeError:  # another server's idea of details
+            continue
+        for detail in status.details:
+            info, retry = ErrorInfo(), RetryInfo()
+            if detail.Unpack(info):
+                reason, metadata = info.reason, dict(info.metadata)
+            elif detail.Unpack(retry):
+                retry_after = retry.retry_delay.ToNanoseconds() / 1e9
+    error = BY_CODE.get(code.name)
+    if error is None:
+        error = BY_CODE["INTERNAL"]
+        message = f"{code.name}: {message}"
+    return error(message, reason=reason, metadata=metadata, retry_after=retry_after)

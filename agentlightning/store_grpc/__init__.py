@@ -1,0 +1,1 @@
+"""The store server as a command: `python -m agentlightning.store_grpc`."""

@@ -1,0 +1,62 @@
+"""Runs the store server until it is told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+
+from agentlightning.store.errors import StoreError
+from agentlightning.store.opening import open_engine
+from agentlightning.store.server.server import StoreServer
+from agentlightning.store_grpc import options as command_line
+
+
+def main() -> int:
+    """Serve until SIGTERM or SIGINT.
+
+    Returns:
+        The exit code: 0 after a clean end, 1 when the server could not start. Wrong options exit with 2.
+    """
+    options = command_line.parse()
+    logging.basicConfig(level=options.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        return asyncio.run(_serve(options))
+    except (StoreError, OSError, ValueError) as error:
+        print(f"agentlightning store: {error}", file=sys.stderr)
+        return 1
+
+
+async def _serve(options: argparse.Namespace) -> int:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(NotImplementedError):  # Windows: Ctrl+C raises KeyboardInterrupt instead
+            loop.add_signal_handler(number, stopping.set)
+    engine = open_engine(options.store)
+    try:
+        server = StoreServer(
+            engine,
+            options.host,
+            options.port,
+            insecure=options.insecure,
+            max_message_bytes=options.max_message_bytes,
+        )
+        await server.start()
+        print(
+            f"agentlightning store listening on {server.address} store={options.store} "
+            f"store_id={engine.storage.store_id}",
+            flush=True,
+        )
+        await stopping.wait()
+        await server.stop(options.grace)
+    finally:
+        engine.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""The options of the store server; each can be set by an environment variable too."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+
+ENV_PREFIX = "AGL_STORE_"
+"""What the names of the environment variables begin with; the rest is the option's name in capitals."""
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the options of a command line, with the environment where an option is absent.
+
+    Raises:
+        SystemExit: With code 2, after a message that names the fault.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m agentlightning.store_grpc",
+        description="Serve a store over gRPC, with OTLP, health and reflection on the same port.",
+        epilog=f"Every option has an environment variable, such as {ENV_PREFIX}PORT or {ENV_PREFIX}MAX_MESSAGE_BYTES.",
+    )
+    _add(parser, "--host", default="127.0.0.1", help="host name or address to listen on")
+    _add(parser, "--port", default="4747", type=_port, help="port to listen on; 0 takes a free one")
+    _add(
+        parser,
+        "--store",
+        default="memory://",
+        help="where the data lives: memory://[?max_bytes=N] or sqlite:///PATH[?synchronous=FULL|NORMAL]; "
+        "sqlite:////PATH is an absolute path",
+    )
+    _add(
+        parser,
+        "--insecure",
+        default="false",
+        type=_flag,
+        nargs="?",
+        const=True,
+        help="listen on an address that others can reach, without TLS and without asking who calls",
+    )
+    _add(parser, "--max-message-bytes", default=str(64 << 20), type=_positive, help="largest message to accept")
+    _add(parser, "--grace", default="5", type=_seconds, help="seconds that calls may take to finish at the end")
+    _add(
+        parser,
+        "--log-level",
+        default="INFO",
+        type=str.upper,
+        choices=["DEBUG", "INFO", "WARNING", "ERROR"],
+        help="what to log on stderr",
+    )
+    return parser.parse_args(arguments)
+
+
+def _add(parser: argparse.ArgumentParser, option: str, *, default: str, **settings: object) -> None:
+    """Add an option whose default the environment may replace; argparse checks both alike."""
+    name = ENV_PREFIX + option.removeprefix("--").replace("-", "_").upper()
+    settings["help"] = f"{settings['help']} (default: {default}; environment: {name})".replace("%", "%%")
+    parser.add_argument(option, default=os.environ.get(name, default), **settings)  # type: ignore[arg-type]
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is no port: 0 to 65535")
+    return port
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above zero")
+    return number
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds")
+    return seconds
+
+
+def _flag(text: str) -> bool:
+    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if text.lower() not in words:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return words[text.lower()]
