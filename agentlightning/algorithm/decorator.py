@@ -25,7 +25,7 @@ class FunctionalAlgorithm(Algorithm):
         self._algorithm_func = algorithm_func
         self._is_async = is_coroutine_callable(algorithm_func)
         self._parameters = inspect.signature(algorithm_func).parameters
-        functools.update_wrapper(self, algorithm_func)  # type: ignore[arg-type]
+        functools.update_wrapper(self, algorithm_func)
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         # As with decorated agents: the function's name leads here.

@@ -88,7 +88,7 @@ def get_rewards_from_span(span: SpanLike) -> list[RewardPydanticModel]:
         legacy = _as_number(attributes.get("reward"))
     if legacy is not None:
         return [RewardPydanticModel(name=PRIMARY, value=legacy)]
-    rewards = []
+    rewards: list[RewardPydanticModel] = []
     while (value := _as_number(attributes.get(f"{_PREFIX}.{len(rewards)}.{_VALUE}"))) is not None:
         name = attributes.get(f"{_PREFIX}.{len(rewards)}.{_NAME}")
         rewards.append(RewardPydanticModel(name=str(name) if name is not None else PRIMARY, value=value))

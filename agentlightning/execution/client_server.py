@@ -143,7 +143,7 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
             pool.start(remote)
             event = ThreadingEvent()
             async with self._dismissing(pool):
-                await _while_runners_live(cast("Coroutine[Any, Any, None]", algorithm(store, event)), pool, event)
+                await _while_runners_live(algorithm(store, event), pool, event)
 
     @asynccontextmanager
     async def _dismissing(self, pool: RunnerPool) -> AsyncIterator[None]:

@@ -50,7 +50,7 @@ class FunctionalLitAgent(LitAgent[T]):
         self._strip_proxy = strip_proxy
         self._is_async = is_coroutine_callable(rollout_func)
         self._parameters = _injectable_parameters(rollout_func)
-        functools.update_wrapper(self, rollout_func)  # type: ignore[arg-type]
+        functools.update_wrapper(self, rollout_func)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the function as it was written."""

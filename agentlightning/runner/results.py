@@ -34,7 +34,7 @@ def spans_of_result(result: object, rollout: AttemptedRollout, trace_id: str | N
     if isinstance(result, list):
         return _of_list(result, rollout, trace_id)
     raise TypeError(
-        f"the agent returned a {type(result).__name__}; a rollout returns None, a number (its reward) or a list of spans"
+        f"the agent returned a {type(result).__name__}; it may return None, a number (its reward) or a list of spans"
     )
 
 

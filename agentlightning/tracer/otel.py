@@ -248,8 +248,6 @@ class _RecordingProcessor(SpanProcessor):
         if recording is None:
             return
         context = span.get_span_context()
-        if context is None:
-            return
         with self._lock:
             # Spans that never end would pile up.
             while len(self._owners) >= _MOST_OPEN_SPANS:

@@ -174,7 +174,8 @@ class Trainer:
     ) -> None:
         """Runs the algorithm with all that the trainer has for it; without one, waits for `event`."""
         if algorithm is None:
-            while not event.is_set():
+            # The event may be of another thread or process, which no asyncio.Event is.
+            while not event.is_set():  # noqa: ASYNC110
                 await asyncio.sleep(EVENT_POLL_SECONDS)
             return
         algorithm.set_trainer(self)

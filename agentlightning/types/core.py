@@ -322,6 +322,8 @@ class PaginatedResult(BaseModel, Sequence[T_item], Generic[T_item]):
         more = f", ... {len(self.items) - 3} more" if len(self.items) > 3 else ""
         return f"<PaginatedResult [{shown}{more}] limit={self.limit} offset={self.offset} total={self.total}>"
 
+    __str__ = __repr__
+
 
 class FilterField(TypedDict, total=False):
     """Conditions on one field; all those given must hold."""

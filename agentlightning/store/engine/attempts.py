@@ -23,6 +23,7 @@ from agentlightning.store.engine.validation import (
     lease_ns,
 )
 from agentlightning.store.errors import AlreadyExists, InvalidArgument, NotFound
+from agentlightning.store.statuses import LIVE
 from agentlightning.store.storage.rows import AttemptRow, RolloutRow
 from agentlightning.store.storage.schema import ATTEMPTS
 from agentlightning.store.storage.tx import Condition
@@ -63,7 +64,8 @@ def start(scope: Scope, request: v1.StartAttemptRequest) -> v1.StartAttemptRespo
     rollout = existing(scope, request.rollout_id)
     earlier = scope.tx.attempt(rollout.key, request.attempt_id) if request.attempt_id else None
     if earlier is None:
-        begin_attempt(scope, rollout, worker_id=worker_id, lease=lease, attempt_id=request.attempt_id or None)
+        attempt = begin_attempt(scope, rollout, worker_id=worker_id, lease=lease, attempt_id=request.attempt_id or None)
+        occupy_worker(scope, worker_id, rollout, attempt)
     elif earlier.worker_id != worker_id:
         raise AlreadyExists(
             f"Attempt {request.attempt_id} of rollout {request.rollout_id} belongs to another worker.",
@@ -85,7 +87,7 @@ def update(scope: Scope, request: v1.UpdateAttemptRequest) -> v1.UpdateAttemptRe
     if request.HasField("worker_id"):
         worker_id = check_id(request.worker_id, "worker_id") if request.worker_id else None
         scope.tx.update_attempt(attempt, worker_id=worker_id)
-        if worker_id is not None and attempt.status in (v1.ATTEMPT_STATUS_PREPARING, v1.ATTEMPT_STATUS_RUNNING):
+        if attempt.status in LIVE:
             occupy_worker(scope, worker_id, rollout, attempt)
     shown = messages.time_ns(request.last_heartbeat_time) if request.HasField("last_heartbeat_time") else None
     if request.HasField("status"):

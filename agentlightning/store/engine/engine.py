@@ -106,6 +106,7 @@ class Engine:
         for attempt in tx.due_attempts(now, _WATCHED_AT_ONCE):
             scope = Scope(tx, tx.experiment_by_key(attempt.experiment), now, self._span_bound)
             watch(scope, tx.rollout_by_key(attempt.rollout), attempt)
+            scope.finish()
         tx.forget_tombstones(now - rollouts.TOMBSTONE_LIFE)
         return tx.next_expiry()
 
@@ -124,7 +125,13 @@ class Engine:
     def _write(
         self, context: CallContext, rule: Callable[[Scope, Q], A], request: Q, *, creates: bool = False
     ) -> Awaitable[A]:
-        return self.storage.run(lambda tx: rule(self._scope(tx, context.experiment, creates=creates), request))
+        def work(tx: Tx) -> A:
+            scope = self._scope(tx, context.experiment, creates=creates)
+            answer = rule(scope, request)
+            scope.finish()
+            return answer
+
+        return self.storage.run(work)
 
     def _read(self, context: CallContext, rule: Callable[[Scope, Q], A], request: Q) -> Awaitable[A]:
         return self.storage.read(lambda tx: rule(self._scope(tx, context.experiment, creates=False), request))
@@ -175,7 +182,9 @@ class Engine:
 
         def work(tx: Tx) -> tuple[v1.DequeueRolloutsResponse, int]:
             scope = self._scope(tx, context.experiment, creates=False)
-            return rollouts.dequeue(scope, request, context.is_present), scope.experiment.key
+            response = rollouts.dequeue(scope, request, context.is_present)
+            scope.finish()
+            return response, scope.experiment.key
 
         claiming = asyncio.ensure_future(self.storage.run(work))
         try:

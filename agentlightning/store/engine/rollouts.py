@@ -13,6 +13,7 @@ from agentlightning.store.engine.transitions import (
     begin_attempt,
     ensure_worker,
     move_rollout,
+    occupy_worker,
     refresh_limits,
     settle_worker,
 )
@@ -63,10 +64,10 @@ def current(scope: Scope, rollout_id: str) -> v1.Rollout:
 def start(scope: Scope, request: v1.StartRolloutRequest) -> v1.StartRolloutResponse:
     """Create a rollout and its first attempt."""
     lease = lease_ns(request)
-    row, is_new = _create(scope, request.rollout)
+    row, is_new = _create(scope, request.rollout, queued=False)
     if is_new:
         worker_id = check_id(request.worker_id, "worker_id") if request.worker_id else None
-        begin_attempt(scope, row, worker_id=worker_id, lease=lease)
+        occupy_worker(scope, worker_id, row, begin_attempt(scope, row, worker_id=worker_id, lease=lease))
     elif row.attempts == 0:
         raise _taken(row.rollout_id)
     return v1.StartRolloutResponse(rollout=current(scope, row.rollout_id))
@@ -77,15 +78,13 @@ def enqueue(scope: Scope, request: v1.EnqueueRolloutsRequest) -> v1.EnqueueRollo
     check_count(request.rollouts, _MOST_CREATED, "rollouts")
     response = v1.EnqueueRolloutsResponse()
     for new in request.rollouts:
-        row, is_new = _create(scope, new)
-        if is_new:
-            move_rollout(scope, row, v1.ROLLOUT_STATUS_QUEUING)
+        row, _ = _create(scope, new, queued=True)
         response.rollouts.append(current(scope, row.rollout_id))
     return response
 
 
-def _create(scope: Scope, new: v1.NewRollout) -> tuple[RolloutRow, bool]:
-    """Return the rollout that a request describes, and whether it is new; a new one is not queued yet."""
+def _create(scope: Scope, new: v1.NewRollout, *, queued: bool) -> tuple[RolloutRow, bool]:
+    """Return the rollout that a request describes, and whether it is new; a new one is `queued` or not."""
     rollout_id = check_id(new.rollout_id, "rollout_id") if new.rollout_id else f"ro-{secrets.token_hex(6)}"
     check_payload(new, "input")
     check_payload(new, "metadata")
@@ -102,6 +101,7 @@ def _create(scope: Scope, new: v1.NewRollout) -> tuple[RolloutRow, bool]:
             reason="ROLLOUT_EXISTS",
             metadata={"rollout_id": rollout_id},
         )
+    change = scope.next_change()
     row = RolloutRow(
         key=0,
         experiment=scope.experiment.key,
@@ -111,9 +111,9 @@ def _create(scope: Scope, new: v1.NewRollout) -> tuple[RolloutRow, bool]:
         resources_id=new.resources_id or resources.latest_id(scope),
         start_time=scope.now,
         end_time=None,
-        queued=0,
-        queue_place=scope.experiment.change_seq + 1,
-        change_seq=scope.experiment.change_seq,
+        queued=int(queued),
+        queue_place=change,
+        change_seq=change,
         last_attempt=None,
         attempts=0,
         span_seq=0,
@@ -127,6 +127,7 @@ def _create(scope: Scope, new: v1.NewRollout) -> tuple[RolloutRow, bool]:
         metadata=new.metadata if new.HasField("metadata") else None,
     )
     scope.tx.add_rollout(row, body.SerializeToString())
+    announce(scope, row, joins_queue=queued, finishes=False)
     return row, True
 
 
@@ -147,11 +148,9 @@ def dequeue(
     if claims or not is_present():
         return _claimed(scope, request, claims)
     worker_id = check_id(request.worker_id, "worker_id") if request.worker_id else None
-    if worker_id is not None:
-        worker = ensure_worker(scope, worker_id)
-        scope.tx.update_worker(worker, last_dequeue_time=scope.now)
-        if worker.draining:
-            return v1.DequeueRolloutsResponse(draining=True)
+    worker = None if worker_id is None else ensure_worker(scope, worker_id)
+    if worker is not None and worker.draining:
+        return v1.DequeueRolloutsResponse(draining=True)
     limit = min(request.limit, _MOST_CLAIMED)
     for view in scope.tx.head_of_queue(scope.experiment.key, limit) if limit > 0 else []:
         attempt = begin_attempt(scope, view.row, worker_id=worker_id, lease=lease, claim_id=request.claim_id or None)
@@ -161,8 +160,12 @@ def dequeue(
                 attempt=messages.attempt_message(attempt, view.row.rollout_id, scope.now),
             )
         )
-    if worker_id is not None and not claims and limit > 0 and worker.status != v1.WORKER_STATUS_BUSY:
-        settle_worker(scope, worker_id, v1.WORKER_STATUS_IDLE)
+    if claims:
+        occupy_worker(scope, worker_id, view.row, attempt, last_dequeue_time=scope.now)
+    elif worker is not None:
+        scope.tx.update_worker(worker, last_dequeue_time=scope.now)
+        if limit > 0 and worker.status != v1.WORKER_STATUS_BUSY:
+            settle_worker(scope, worker_id, v1.WORKER_STATUS_IDLE)
     return _claimed(scope, request, claims)
 
 
@@ -295,7 +298,7 @@ def delete(scope: Scope, request: v1.DeleteRolloutsRequest) -> v1.DeleteRollouts
 def _delete(scope: Scope, row: RolloutRow) -> None:
     workers = {attempt.worker_id for attempt in scope.tx.attempts(row.key)}
     scope.tx.delete_rollout(row)
-    change = scope.tx.next_change(scope.experiment)
+    change = scope.next_change()
     scope.tx.add_tombstone(TombstoneRow(0, scope.experiment.key, row.rollout_id, change, scope.now))
     announce(scope, row, joins_queue=False, finishes=True)
     scope.signal("deadline", value=scope.now + TOMBSTONE_LIFE)

@@ -36,7 +36,7 @@ def move_rollout(
         keep_place: True puts it back to its old place in the queue instead of the tail.
         changes: Further columns to write.
     """
-    change = scope.tx.next_change(scope.experiment)
+    change = scope.next_change()
     changes["change_seq"] = change
     joins_queue = status in QUEUED and not rollout.queued
     if status != rollout.status:
@@ -71,10 +71,10 @@ def begin_attempt(
     attempt_id: str | None = None,
     claim_id: str | None = None,
 ) -> AttemptRow:
-    """Create the next attempt of a rollout, which becomes PREPARING."""
+    """Create the next attempt of a rollout, which becomes PREPARING. Its worker is left to the caller."""
     if attempt_id is None:
         attempt_id = f"at-{secrets.token_hex(4)}"
-        while scope.tx.attempt(rollout.key, attempt_id) is not None:
+        while rollout.attempts and scope.tx.attempt(rollout.key, attempt_id) is not None:
             attempt_id = f"at-{secrets.token_hex(4)}"
     attempt = AttemptRow(
         key=0,
@@ -105,8 +105,6 @@ def begin_attempt(
         last_attempt=attempt.key,
         attempts=attempt.sequence_id,
     )
-    if worker_id is not None:
-        occupy_worker(scope, worker_id, rollout, attempt)
     return attempt
 
 
@@ -157,7 +155,7 @@ def sign_of_life(
         return
     if attempt.status != was or (works and rollout.queued):
         move_rollout(scope, rollout, v1.ROLLOUT_STATUS_RUNNING)
-    if attempt.status != was and attempt.worker_id is not None:
+    if attempt.status != was:
         occupy_worker(scope, attempt.worker_id, rollout, attempt)
 
 
@@ -209,8 +207,7 @@ def report(
         if follows != rollout.status:
             move_rollout(scope, rollout, follows, keep_place=keep_place)
     if status in LIVE:
-        if attempt.worker_id is not None:
-            occupy_worker(scope, attempt.worker_id, rollout, attempt)
+        occupy_worker(scope, attempt.worker_id, rollout, attempt)
     else:
         known = status in (v1.ATTEMPT_STATUS_SUCCEEDED, v1.ATTEMPT_STATUS_FAILED)
         settle_worker(scope, attempt.worker_id, v1.WORKER_STATUS_IDLE if known else v1.WORKER_STATUS_UNKNOWN)
@@ -233,10 +230,14 @@ def watch(scope: Scope, rollout: RolloutRow, attempt: AttemptRow) -> None:
     report(scope, rollout, attempt, status, None, charged=not free, keep_place=free)
 
 
-def occupy_worker(scope: Scope, worker_id: str, rollout: RolloutRow, attempt: AttemptRow) -> None:
-    """Take note that a worker has an attempt."""
+def occupy_worker(
+    scope: Scope, worker_id: str | None, rollout: RolloutRow, attempt: AttemptRow, **changes: Any
+) -> None:
+    """Take note that a worker has an attempt, and of further changes; None is no worker."""
+    if worker_id is None:
+        return
     worker = ensure_worker(scope, worker_id)
-    changes: dict[str, Any] = {"current_rollout_id": rollout.rollout_id, "current_attempt_id": attempt.attempt_id}
+    changes |= {"current_rollout_id": rollout.rollout_id, "current_attempt_id": attempt.attempt_id}
     if worker.status != v1.WORKER_STATUS_BUSY or worker.current_attempt_id != attempt.attempt_id:
         changes["last_busy_time"] = scope.now
     if worker.status != v1.WORKER_STATUS_BUSY:

@@ -144,14 +144,6 @@ class Tx:
         """Write some columns of an experiment."""
         self._update(EXPERIMENTS, row, changes)
 
-    def next_change(self, experiment: ExperimentRow) -> int:
-        """Return the number of the next change in an experiment."""
-        self._execute("UPDATE experiments SET change_seq = change_seq + 1 WHERE key = ?", (experiment.key,))
-        (experiment.change_seq,) = self._execute(
-            "SELECT change_seq FROM experiments WHERE key = ?", (experiment.key,)
-        ).fetchone()
-        return experiment.change_seq
-
     def delete_experiment(self, experiment: ExperimentRow) -> None:
         """Delete an experiment with everything in it."""
         own = "(SELECT key FROM rollouts WHERE experiment = ?)"

@@ -1,0 +1,92 @@
+"""Agents and algorithms that runner processes of the tests import."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from agentlightning import AttemptedRollout, Hook, LitAgent, algo, emit_reward, prompt_rollout, rollout
+from agentlightning.litagent.decorator import FunctionalLitAgent
+
+
+@rollout
+def greet(task: dict[str, Any], prompt_template: Any) -> float:
+    assert prompt_template.format(name=task["name"]) == f"Hello {task['name']}"
+    return float(task["reward"])
+
+
+@prompt_rollout
+async def greet_async(task: dict[str, Any], prompt_template: Any, rollout: AttemptedRollout) -> None:
+    await asyncio.sleep(0)
+    assert rollout.input == task
+    emit_reward(task["reward"])
+
+
+def _renamed(task: Any, prompt_template: Any) -> float:
+    return 0.25
+
+
+kept_under_another_name = FunctionalLitAgent(_renamed)
+
+
+class Echo(LitAgent[Any]):
+    """Does what its task says."""
+
+    def rollout(self, task: Any, resources: Any, rollout: Any) -> Any:
+        kind = task["do"]
+        if kind == "reward":
+            return task["value"]
+        if kind == "raise":
+            raise ValueError(task["message"])
+        if kind == "exit":
+            os._exit(task["code"])
+        if kind == "sleep":
+            Path(task["mark"]).write_text(str(os.getpid()))
+            time.sleep(task["seconds"])
+            return 1.0
+        if kind == "once":
+            # Kills the process on the first try only.
+            mark = Path(task["mark"])
+            if not mark.exists():
+                mark.write_text(str(os.getpid()))
+                time.sleep(task.get("seconds", 0.5))
+                os._exit(7)
+            return 1.0
+        if kind == "pid":
+            emit_reward({"pid": os.getpid(), "constant": 1}, primary_key="pid")
+            return None
+        raise AssertionError(kind)
+
+
+class SleepyAsync(LitAgent[Any]):
+    async def rollout_async(self, task: Any, resources: Any, rollout: Any) -> Any:
+        Path(task["mark"]).write_text("begun")
+        try:
+            await asyncio.sleep(task["seconds"])
+        except asyncio.CancelledError:
+            Path(task["mark"]).write_text("cancelled")
+            raise
+        return 1.0
+
+
+class DiesAtUnpickling(LitAgent[Any]):
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        raise RuntimeError("this agent cannot live here")
+
+
+class NotingHook(Hook):
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+
+    async def on_rollout_end(self, *, agent: Any, runner: Any, rollout: Any, spans: Any) -> None:
+        with open(self.path, "a") as file:
+            file.write(f"{rollout.rollout_id} {len(spans)} {agent.get_trainer().n_runners}\n")
+
+
+@algo
+async def named_algorithm(*, store: Any) -> None:
+    """Does nothing."""

@@ -1,0 +1,71 @@
+"""What importing costs, and what it offers."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import agentlightning
+
+HEAVY = ("grpc", "opentelemetry", "pydantic", "torch", "transformers", "asyncio")
+
+
+def test_import_is_light() -> None:
+    code = f"""
+import sys, time
+began = time.perf_counter()
+import agentlightning
+took = time.perf_counter() - began
+assert took < 0.5, took
+loaded = [name for name in {HEAVY!r} if name in sys.modules]
+assert not loaded, loaded
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_framework_loads_no_grpc() -> None:
+    code = """
+import sys
+from agentlightning import Trainer, LitAgent, LitAgentRunner, OtelTracer, emit_reward, algo, rollout
+assert "grpc" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_every_exported_name_resolves() -> None:
+    for name in agentlightning.__all__:
+        assert getattr(agentlightning, name) is not None, name
+
+
+def test_exports_for_type_checkers_are_those_at_run_time() -> None:
+    tree = ast.parse(Path(agentlightning.__file__).read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    declared = {
+        (statement.module, alias.name)
+        for statement in block.body
+        if isinstance(statement, ast.ImportFrom)
+        for alias in statement.names
+    }
+    at_run_time = {(module, name) for module, names in agentlightning._EXPORTS.items() for name in names}
+    assert declared == at_run_time
+    assert sorted(name for _, name in at_run_time) == sorted(agentlightning.__all__)
+
+
+def test_dir_lists_what_can_be_had() -> None:
+    assert set(agentlightning.__all__) <= set(dir(agentlightning))
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    try:
+        agentlightning.no_such_thing  # noqa: B018
+    except AttributeError as error:
+        assert "no_such_thing" in str(error)
+    else:
+        raise AssertionError("expected AttributeError")
+
+
+def test_subpackages_are_attributes() -> None:
+    code = "import agentlightning; assert agentlightning.litagent.LitAgent is agentlightning.LitAgent"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
