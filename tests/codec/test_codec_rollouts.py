@@ -8,7 +8,6 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
-from lightning_store import v1
 
 from agentlightning.codec.enums import ATTEMPT_STATUS, FAILURE_KIND, ROLLOUT_MODE, ROLLOUT_STATUS, WORKER_STATUS
 from agentlightning.codec.errors import CodecError
@@ -32,6 +31,7 @@ from agentlightning.types import (
     Rollout,
     RolloutConfig,
 )
+from lightning_store import v1
 
 ATTEMPT = v1.Attempt(
     rollout_id="ro-1",

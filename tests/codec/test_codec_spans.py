@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lightning_store import v1
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans as OtlpResourceSpans
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -14,6 +13,7 @@ from agentlightning.codec.errors import CodecError
 from agentlightning.codec.payload import to_payload
 from agentlightning.codec.spans import DETAILS, add_spans_requests, spans_from_messages
 from agentlightning.types import Event, Link, OtelResource, Span, SpanContext, TraceStatus
+from lightning_store import v1
 
 MEGABYTES = 1_000_000
 NOW = 1_700_000_000_123_456_789
@@ -172,7 +172,7 @@ def through_the_wire(spans: list[Span]) -> list[Span]:
     return spans_from_messages(request.resource_spans)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(groups())
 def test_a_span_message_comes_back_from_python_as_it_was(group: v1.ResourceSpans) -> None:
     back = encode(spans_from_messages([group])).resource_spans
@@ -181,7 +181,7 @@ def test_a_span_message_comes_back_from_python_as_it_was(group: v1.ResourceSpans
     assert back[0].SerializeToString(deterministic=True) == group.SerializeToString(deterministic=True)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(groups())
 def test_what_is_read_is_a_span_like_any_other(group: v1.ResourceSpans) -> None:
     for span in spans_from_messages([group]):
@@ -278,14 +278,14 @@ def python_spans(draw: st.DrawFn) -> Span:
     return span
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.lists(python_spans(), max_size=3))
 def test_a_span_comes_back_from_the_wire_as_it_was(spans: list[Span]) -> None:
     back = through_the_wire(spans)
     assert back == spans
-    assert [repr(span.attributes.keys() and sorted(span.attributes.items(), key=lambda item: item[0])) for span in back] == [
-        repr(span.attributes.keys() and sorted(span.attributes.items(), key=lambda item: item[0])) for span in spans
-    ]
+    assert [
+        repr(span.attributes.keys() and sorted(span.attributes.items(), key=lambda item: item[0])) for span in back
+    ] == [repr(span.attributes.keys() and sorted(span.attributes.items(), key=lambda item: item[0])) for span in spans]
 
 
 def make_span(**changes: Any) -> Span:

@@ -36,11 +36,11 @@ def test_the_clock_comes_back() -> None:
 
 @pytest.mark.parametrize("seconds", [math.nan, math.inf, -math.inf, 1.7e18, -1e12])
 def test_a_time_that_is_none_is_named(seconds: float) -> None:
-    with pytest.raises(ValueError, match="^last_heartbeat_time must be"):
+    with pytest.raises(ValueError, match="last_heartbeat_time must be"):
         to_timestamp(seconds, "last_heartbeat_time")
 
 
 @pytest.mark.parametrize("seconds", [math.nan, math.inf, 1e15])
 def test_a_length_of_time_that_is_none_is_named(seconds: float) -> None:
-    with pytest.raises(ValueError, match="^lease must be"):
+    with pytest.raises(ValueError, match="lease must be"):
         to_duration(seconds, "lease")

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from lightning_store import v1
 
 from agentlightning.codec.errors import CodecError
 from agentlightning.codec.payload import to_payload
 from agentlightning.codec.workers import commanded_worker_from_message, worker_from_message
 from agentlightning.types import CancelAttempt, CommandedWorker, Drain, Worker
+from lightning_store import v1
 
 WORKER = v1.Worker(
     worker_id="w-1",

@@ -31,16 +31,18 @@ def test_a_default_config_neither_limits_nor_retries() -> None:
     assert config.retry_budgets == {}
 
 
-@pytest.mark.parametrize("bad", [{"max_attempts": 0}, {"retry_condition": ["lost"]}, {"retry_budgets": {"timeout": -1}}])
+@pytest.mark.parametrize(
+    "bad", [{"max_attempts": 0}, {"retry_condition": ["lost"]}, {"retry_budgets": {"timeout": -1}}]
+)
 def test_a_config_refuses_values_that_make_no_sense(bad: dict[str, object]) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=next(iter(bad))):
         RolloutConfig.model_validate(bad)
 
 
 def test_a_status_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="status"):
         Rollout(rollout_id="ro-1", input=1, start_time=0.0, status="lost")  # type: ignore[arg-type]
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="status"):
         Worker(worker_id="w", status="asleep")  # type: ignore[arg-type]
 
 
