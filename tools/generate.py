@@ -55,7 +55,7 @@ def generate(output: Path) -> None:
 
 
 def index(image: FileDescriptorSet) -> str:
-    """Return the text of a module that holds every message and enum of the contract, for `from lightning_store import v1`."""
+    """Return the text of a module that holds every message and enum, for `from lightning_store import v1`."""
     lines = []
     for file in image.file:
         module = file.name.removesuffix(".proto").replace("/", ".") + "_pb2"
@@ -63,9 +63,8 @@ def index(image: FileDescriptorSet) -> str:
         for enum in file.enum_type:
             names += [enum.name, *(value.name for value in enum.value)]
         lines += [f"from {module} import {name} as {name}" for name in sorted(names)]
-    return (
-        '"""Every message and enum of the contract; the stubs of the services are in the modules `*_service_pb2_grpc`."""\n\n'
-        + ("\n".join(lines) + "\n")
+    return '"""Every message and enum of the contract; the services are in the modules `*_service_pb2_grpc`."""\n\n' + (
+        "\n".join(lines) + "\n"
     )
 
 

@@ -32,7 +32,8 @@ def encode(error: StoreError) -> bytes:
         delay = Duration()
         delay.FromNanoseconds(int(error.retry_after * 1e9))
         status.details.add().Pack(RetryInfo(retry_delay=delay))
-    return status.SerializeToString()
+    data: bytes = status.SerializeToString()
+    return data
 
 
 def decode(code: grpc.StatusCode, message: str, trailing: Iterable[tuple[str, str | bytes]]) -> StoreError:

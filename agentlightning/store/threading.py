@@ -71,7 +71,7 @@ async def _close(rollouts: AsyncGenerator[Rollout, None]) -> None:
 
 def _forwarded(name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
     async def call(self: LightningStoreThreaded, *args: Any, **kwargs: Any) -> Any:
-        return await self._run(getattr(self.store, name)(*args, **kwargs))  # noqa: SLF001  a method of its own
+        return await self._run(getattr(self.store, name)(*args, **kwargs))
 
     call.__name__ = name
     call.__doc__ = getattr(LightningStore, name).__doc__

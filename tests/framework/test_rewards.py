@@ -40,7 +40,9 @@ def test_every_kind_of_number_is_a_reward(given: Any, value: float) -> None:
 
 
 def test_several_dimensions_put_the_primary_one_first() -> None:
-    core = emit_reward({"a": 1, "b": True}, primary_key="b", attributes={"k": {"z": 1, "list": [1, 2]}}, propagate=False)
+    core = emit_reward(
+        {"a": 1, "b": True}, primary_key="b", attributes={"k": {"z": 1, "list": [1, 2]}}, propagate=False
+    )
     assert core.attributes == {
         "agentlightning.reward.0.name": "b",
         "agentlightning.reward.0.value": 1.0,

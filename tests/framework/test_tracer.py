@@ -117,7 +117,9 @@ async def test_concurrent_attempts_never_mix() -> None:
     for number, trace in enumerate(await asyncio.gather(*(attempt(number) for number in range(16)))):
         assert len(trace) == 6
         assert {span.rollout_id for span in trace} == {f"ro-{number}"}
-        assert {span.name for span in trace} == {f"{number}.{step}" for step in range(3)} | {"agentlightning.annotation"}
+        assert {span.name for span in trace} == {f"{number}.{step}" for step in range(3)} | {
+            "agentlightning.annotation"
+        }
     assert len(store.names) == 96
     assert all(len({span.rollout_id for span in batch}) == 1 for batch in store.batches)
 

@@ -79,7 +79,7 @@ def update(scope: Scope, request: v1.UpdateAttemptRequest) -> v1.UpdateAttemptRe
     """Take a report on an attempt."""
     check_payload(request, "metadata")
     if request.HasField("status"):
-        check_known(request.status, v1.AttemptStatus, "status")  # type: ignore[arg-type]
+        check_known(request.status, v1.AttemptStatus, "status")
     rollout = existing(scope, request.rollout_id)
     attempt = find(scope, rollout, request.attempt_id)
     if request.HasField("metadata"):

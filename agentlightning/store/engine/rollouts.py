@@ -248,7 +248,7 @@ def update(scope: Scope, request: v1.UpdateRolloutRequest) -> v1.UpdateRolloutRe
     check_payload(request, "metadata")
     row = existing(scope, request.rollout_id)
     if request.HasField("status"):
-        check_known(request.status, v1.RolloutStatus, "status")  # type: ignore[arg-type]
+        check_known(request.status, v1.RolloutStatus, "status")
     changes: dict[str, object] = {}
     if request.HasField("mode"):
         changes["mode"] = request.mode

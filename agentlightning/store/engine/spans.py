@@ -242,7 +242,7 @@ def _attempts(scope: Scope, rollout: RolloutRow, attempt_id: str) -> list[Attemp
 def _conditions(wanted: v1.SpanFilter) -> list[Condition]:
     conditions = []
     for field in ("trace_id", "span_id", "parent_id", "name"):
-        if wanted.HasField(field):  # type: ignore[arg-type]
+        if wanted.HasField(field):
             conditions.append(Condition(field, "equals", getattr(wanted, field)))
         if wanted.HasField(f"{field}_contains"):  # type: ignore[arg-type]
             conditions.append(Condition(field, "contains", getattr(wanted, f"{field}_contains")))
@@ -260,7 +260,9 @@ def chunk(
         view: Whose spans.
         after: Position of the last span of the chunk before; None for the first chunk.
     """
-    rollout = existing(scope, rollout_id)
+    rollout = scope.tx.rollout(scope.experiment.key, rollout_id)
+    if rollout is None:  # deleted meanwhile
+        return v1.SpanChunk(rollout_id=rollout_id, last=True), None
     must = [Condition("rollout", "equals", rollout.key)]
     if view == v1.SPANS_VIEW_LATEST_ATTEMPT:
         must.append(Condition("attempt", "equals", rollout.last_attempt or 0))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Protocol, TypeVar
 
@@ -14,7 +14,8 @@ from agentlightning.store.engine.scope import Scope
 from agentlightning.store.engine.validation import check_count
 from agentlightning.store.engine.waiting import Waiters
 from agentlightning.store.statuses import FINISHED
-from agentlightning.store.storage.tx import Position
+from agentlightning.store.storage.rows import TombstoneRow
+from agentlightning.store.storage.tx import Position, RolloutView
 from lightning_store import v1
 
 _LIFETIME = 600.0
@@ -64,7 +65,7 @@ async def wait_for_rollouts(
         look_at = list(pending)
         while True:
             for batch in _batches(look_at):
-                finished, missing = await read(lambda scope, batch=batch: _outcomes(scope, batch))  # type: ignore[misc]
+                finished, missing = await read(partial(_outcomes, rollout_ids=batch))
                 for rollout_id in missing:
                     del pending[rollout_id]
                     yield v1.WaitForRolloutsResponse(not_found_rollout_id=rollout_id)
@@ -79,7 +80,7 @@ async def wait_for_rollouts(
                 yield v1.WaitForRolloutsResponse(done=v1.WaitDone(pending_rollout_ids=pending))
                 return
             woken = await subscription.wait(timer.left())
-            look_at = [rollout_id for _, _, rollout_id in woken if rollout_id in pending]  # type: ignore[misc]
+            look_at = [name for name in pending if ("rollout", experiment, name) in woken]
             if timer.is_up():
                 look_at = list(pending)
     finally:
@@ -135,26 +136,26 @@ def _changes(
     deleted = scope.tx.tombstones(scope.experiment.key, after, _MOST_AT_ONCE)
     wanted = set(request.status_in.values) if request.HasField("status_in") else None
     response = v1.WatchRolloutsResponse()
-    merged = heapq.merge(
-        ((view.row.change_seq, view) for view in changed),
-        ((row.change_seq, row) for row in deleted),
-        key=lambda entry: entry[0],
-    )
+    changes: list[RolloutView | TombstoneRow] = [*changed, *deleted]
+    changes.sort(key=_number)
     taken = size = 0
-    for number, entry in islice(merged, _MOST_AT_ONCE):
+    for entry in changes[:_MOST_AT_ONCE]:
         if size > MOST_BYTES:
             break
         taken += 1
-        after = number
-        if isinstance(entry, tuple):
-            if wanted is None or entry.row.status in wanted:
-                change = response.changes.add(rollout=messages.rollout(entry, scope.now))
-                size += change.ByteSize()
-        else:
+        after = _number(entry)
+        if isinstance(entry, TombstoneRow):
             response.changes.add(deleted_rollout_id=entry.rollout_id)
+        elif wanted is None or entry.row.status in wanted:
+            change = response.changes.add(rollout=messages.rollout(entry, scope.now))
+            size += change.ByteSize()
     response.cursor = cursors.encode(store_id, scope.experiment, after)
     response.caught_up = taken == len(changed) + len(deleted) and taken < _MOST_AT_ONCE
     return response, after
+
+
+def _number(entry: RolloutView | TombstoneRow) -> int:
+    return entry.change_seq if isinstance(entry, TombstoneRow) else entry.row.change_seq
 
 
 async def watch_latest_resources(

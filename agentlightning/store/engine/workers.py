@@ -84,7 +84,7 @@ def list_workers(scope: Scope, request: v1.ListWorkersRequest) -> v1.ListWorkers
     conditions = []
     if request.filter.HasField("status_in"):
         for status in request.filter.status_in.values:
-            check_known(status, v1.WorkerStatus, "filter.status_in")  # type: ignore[arg-type]
+            check_known(status, v1.WorkerStatus, "filter.status_in")
         conditions.append(Condition("status", "in", request.filter.status_in.values))
     if request.filter.HasField("worker_id_contains"):
         conditions.append(Condition("worker_id", "contains", request.filter.worker_id_contains))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 from google.protobuf.message import Message
@@ -97,7 +97,9 @@ class Remote:
         found = callables.get(method.name)
         if found is None:
             make = channel.unary_stream if method.streams else channel.unary_unary
-            found = callables[method.name] = make(method.path, response_deserializer=method.response.FromString)
+            found = callables[method.name] = make(
+                method.path, request_serializer=None, response_deserializer=method.response.FromString
+            )
         return found
 
     def _error(self, method: Method, failure: grpc.aio.AioRpcError) -> StoreError:
@@ -141,4 +143,5 @@ else:
 
 def connect(address: str, **settings: Any) -> RemoteApi:
     """Return the store at an address; the settings are those of `Remote`."""
-    return cast("RemoteApi", RemoteApi(address, **settings))
+    # Its methods are made from the contract, which a type checker cannot see.
+    return RemoteApi(address, **settings)  # type: ignore[abstract]

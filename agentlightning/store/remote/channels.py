@@ -122,7 +122,7 @@ class Channels:
         here = asyncio.get_running_loop()
         for loop, channel in channels:
             if loop is here:
-                await channel.close()
+                await channel.close(None)
             elif loop.is_running():
                 with contextlib.suppress(RuntimeError):  # the loop has ended since
-                    asyncio.run_coroutine_threadsafe(channel.close(), loop)
+                    asyncio.run_coroutine_threadsafe(channel.close(None), loop)

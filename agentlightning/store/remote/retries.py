@@ -70,7 +70,7 @@ class Budgets:
         left = self._first_failure.setdefault(type(error), now) + budget - now
         if left <= 0:
             return None
-        delay = min(policy.first_delay * 2 ** (self._tries - 1), policy.longest_delay)
+        delay = min(policy.first_delay * 2.0 ** (self._tries - 1), policy.longest_delay)
         delay = max(delay * random.uniform(0.8, 1.2), error.retry_after or 0.0)
         return min(delay, left)
 

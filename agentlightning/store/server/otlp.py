@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
@@ -25,12 +25,18 @@ ROLLOUT_KEY = "agl-rollout-id"
 ATTEMPT_KEY = "agl-attempt-id"
 """Call metadata that names the attempt of spans which do not."""
 
-_OWN_FIELDS = ("rollout_id", "attempt_id", "sequence_id", "generation", "extra")
+_OWN_FIELDS: tuple[Literal["rollout_id", "attempt_id", "sequence_id", "generation", "extra"], ...] = (
+    "rollout_id",
+    "attempt_id",
+    "sequence_id",
+    "generation",
+    "extra",
+)
 _MOST_NAMED = 10
 
 
-def handler(api: StoreApi) -> grpc.GenericRpcHandler:
-    """Return the handler of the service. An export request has the bytes of an AddSpansRequest, and is parsed as one."""
+def handler(api: StoreApi) -> grpc.GenericRpcHandler[Any, Any]:
+    """Return the handler of the service. An export has the bytes of an AddSpansRequest, and is parsed as one."""
 
     async def export(request: v1.AddSpansRequest, context: Context) -> Any:
         try:
@@ -96,8 +102,8 @@ async def ingest(
 def _assign(span: v1.Span, defaults: dict[str, Any]) -> str | None:
     """Give a span its place in the store, or return why it has none."""
     for field in _OWN_FIELDS:
-        span.ClearField(field)  # type: ignore[arg-type]  an exporter could forge them
-    span.DiscardUnknownFields()  # type: ignore[attr-defined]
+        span.ClearField(field)  # an exporter could forge them
+    span.DiscardUnknownFields()
     if len(span.trace_id) != 16 or len(span.span_id) != 8 or not any(span.trace_id) or not any(span.span_id):
         return f"span {span.name!r} has no valid trace_id and span_id"
     if span.parent_span_id and len(span.parent_span_id) != 8:

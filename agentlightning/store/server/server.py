@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from types import TracebackType
 
 import grpc
 import grpc.aio
@@ -61,7 +60,7 @@ class StoreServer:
         if max_message_bytes is not None:
             engine.max_message_bytes = max_message_bytes
         self._long_calls = LongCalls()
-        self._health = health.aio.HealthServicer()
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
         self._server: grpc.aio.Server | None = None
 
     @property
@@ -87,7 +86,7 @@ class StoreServer:
                 ("grpc.http2.max_ping_strikes", 0),
             ]
         )
-        server.add_generic_rpc_handlers([*handlers(self._engine, self._long_calls), otlp.handler(self._engine)])  # type: ignore[arg-type]
+        server.add_generic_rpc_handlers([*handlers(self._engine, self._long_calls), otlp.handler(self._engine)])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(
             [*SERVICES, otlp.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME], server
@@ -124,12 +123,3 @@ class StoreServer:
         """Return when the server has stopped."""
         if self._server is not None:
             await self._server.wait_for_termination()
-
-    async def __aenter__(self) -> StoreServer:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.stop()

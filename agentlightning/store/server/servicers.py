@@ -58,7 +58,7 @@ def _shutting_down() -> Unavailable:
     return Unavailable("The server is shutting down.", reason="SHUTTING_DOWN", retry_after=1.0)
 
 
-def handlers(api: StoreApi, long_calls: LongCalls) -> list[grpc.GenericRpcHandler]:
+def handlers(api: StoreApi, long_calls: LongCalls) -> list[grpc.GenericRpcHandler[Any, Any]]:
     """Return the handlers of every service of the contract."""
     return [
         grpc.method_handlers_generic_handler(
@@ -97,17 +97,15 @@ async def abort(context: Context, error: Exception) -> NoReturn:
 
 def _handler(method: Method, api: StoreApi, long_calls: LongCalls) -> grpc.RpcMethodHandler[Any, Any]:
     bound = getattr(api, method.name)
+    codecs = {
+        "request_deserializer": method.request.FromString,
+        "response_serializer": method.response.SerializeToString,
+    }
     if method.streams:
-        make, handle = grpc.unary_stream_rpc_method_handler, _streaming(bound, long_calls)
-    elif method.name == "dequeue_rollouts":
-        make, handle = grpc.unary_unary_rpc_method_handler, _unary(_waiting(bound, long_calls))
-    else:
-        make, handle = grpc.unary_unary_rpc_method_handler, _unary(bound)
-    return make(
-        handle,
-        request_deserializer=method.request.FromString,
-        response_serializer=method.response.SerializeToString,
-    )
+        return grpc.unary_stream_rpc_method_handler(_streaming(bound, long_calls), **codecs)
+    if method.name == "dequeue_rollouts":
+        bound = _waiting(bound, long_calls)
+    return grpc.unary_unary_rpc_method_handler(_unary(bound), **codecs)
 
 
 def _unary(method: UnaryMethod) -> Callable[[Any, Context], Awaitable[Any]]:

@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from agentlightning.store.storage.rows import (
@@ -350,14 +351,8 @@ class Tx:
 
     def add_spans(self, rows: Iterable[SpanRow]) -> None:
         """Insert spans whose identities are new."""
-        self._connection.executemany(
-            SPANS.insert,
-            [
-                (s.rollout, s.attempt, s.trace_id, s.span_id, s.parent_id, s.sequence_id, s.start_time, s.end_time)
-                + (s.name, s.source, s.body)
-                for s in rows
-            ],
-        )
+        values = attrgetter(*SPANS.names[1:])
+        self._connection.executemany(SPANS.insert, map(values, rows))
 
     def span_counts(self, rollout: int) -> dict[int, int]:
         """Return the number of spans of each attempt of a rollout, by the attempt's key."""

@@ -1,4 +1,4 @@
-"""Every message and enum of the contract; the stubs of the services are in the modules `*_service_pb2_grpc`."""
+"""Every message and enum of the contract; the services are in the modules `*_service_pb2_grpc`."""
 
 from lightning_store.v1.payload_pb2 import Payload as Payload
 from lightning_store.v1.attempt_pb2 import ATTEMPT_FAILURE_KIND_AGENT_ERROR as ATTEMPT_FAILURE_KIND_AGENT_ERROR
