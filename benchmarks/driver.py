@@ -111,7 +111,7 @@ class Ours:
                 raise RuntimeError(f"OTLP export refused in part: {answer!r}")
 
         async def close() -> None:
-            await channel.close()
+            await channel.close(None)
 
         return send, close
 

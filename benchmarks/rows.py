@@ -128,14 +128,12 @@ class Bench:
 
     def ingest(self) -> list[Line]:
         """LLM spans in batches of 100 through the store API and through OTLP."""
-        modes = {
-            "reference": [("api", 4), ("otlp", 1), ("otlp", 4)],
-            "ours-sqlite": [("api", 1), ("api", 4), ("otlp", 1), ("otlp", 4)],
-            "ours-memory": [("api", 1), ("api", 4), ("otlp", 1), ("otlp", 4)],
-        }
+        ways = (
+            [("api", 1), ("otlp", 1)] if self.effort.one_server else [("api", 1), ("otlp", 1), ("api", 4), ("otlp", 4)]
+        )
+        modes = {"reference": [("otlp", 1), ("otlp", 4), ("api", 4)], "ours-sqlite": ways, "ours-memory": ways}
         figures: dict[str, dict[str, Figure]] = {name: {} for name in modes}
-        most = max(len(wanted) for wanted in modes.values())
-        for number in range(1, 2) if self.effort.one_server else range(most):
+        for number in range(len(ways)):
             # Each mode meets new servers, so that what an earlier one stored weighs on none.
             with self._contenders("memory", "sqlite") as contenders:
                 taking_part = [each for each in contenders if number < len(modes[each.name])]

@@ -35,7 +35,8 @@ _CANCEL_SECONDS: Final = 5.0
 class ClientServerExecutionStrategy(ExecutionStrategy):
     """Serves the store over gRPC and runs each runner in a spawned process that connects to it.
 
-    A store that is a `LightningStoreClient` already is used as it is: runners connect to where it connects.
+    A store that is a `LightningStoreClient` already is used as it is: runners connect to where it connects. So is a
+    `LightningStoreServer`, which must have been started.
 
     Runner processes import the main script, so that must keep what it does under `if __name__ == "__main__":`, and
     agents must be picklable, which decorated functions and classes of a module or script are. The processes leave
@@ -166,18 +167,19 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
 
     @asynccontextmanager
     async def _served(self, store: LightningStore) -> AsyncIterator[LightningStore]:
-        """Serves `store` during the block and yields what runner processes reach it by."""
+        """Serves `store` during the block and yields what to send to runner processes."""
         from agentlightning.store.client import LightningStoreClient
         from agentlightning.store.server import LightningStoreServer
 
-        if not self.managed_store or isinstance(store, LightningStoreClient):
+        if not self.managed_store or isinstance(store, (LightningStoreClient, LightningStoreServer)):
             yield store
             return
         server = LightningStoreServer(store, self.server_host, self.server_port)
         await server.start()
         try:
             logger.info("the store is served at %s", server.endpoint)
-            yield LightningStoreClient(server.endpoint)
+            # In another process it turns into a client of itself.
+            yield server
         finally:
             await server.stop()
 

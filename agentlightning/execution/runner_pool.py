@@ -7,11 +7,13 @@ import atexit
 import logging
 import multiprocessing
 import pickle
+import signal
 import threading
 import time
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING
@@ -76,6 +78,24 @@ def check_spawnable(bundle: RunnerBundle) -> None:
             "of a module or script (not inside a function, and not as a lambda), and let it open connections, locks "
             "and models when it first needs them"
         ) from error
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Starts processes of the block deaf to Ctrl+C, which is of no use to them and would show as a traceback of each.
+
+    They inherit the mask and lift it when they are ready. In this process, Ctrl+C takes effect after the block.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # Starting the tracker, which spawning does if need be, lifts the mask as a side effect.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class RunnerPool:
@@ -149,7 +169,8 @@ class RunnerPool:
             name=f"agl-runner-{worker_id}",
             daemon=False,
         )
-        process.start()
+        with _interrupts_held_back():
+            process.start()
         theirs.close()
         runner = RunnerProcess(worker_id, process, ours)
         loop = asyncio.get_running_loop()

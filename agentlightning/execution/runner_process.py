@@ -80,8 +80,11 @@ def run_runner_process(
         log_setup: How to log.
     """
     log_setup.apply()
-    # Ctrl+C reaches the whole process group. The parent decides what it means and gives orders.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl+C reaches the whole process group. The parent decides what it means and gives orders. A handler that does
+    # nothing is not inherited by the agent's own child processes, as SIG_IGN would be.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     orders.send(Started())
     try:
         asyncio.run(_run(bundle, store, worker_id, orders))

@@ -253,7 +253,7 @@ class AttemptRun:
         for hook in self._hooks:
             try:
                 await getattr(hook, name)(agent=self._agent, runner=self._runner, rollout=self.rollout, **arguments)
-            except Exception:  # noqa: PERF203 - each hook on its own
+            except Exception:
                 logger.exception("%s.%s raised; the rollout goes on", type(hook).__name__, name)
 
 

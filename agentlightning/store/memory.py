@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from agentlightning.store.base import LightningStoreCapabilities
 from agentlightning.store.engine.engine import Engine
 from agentlightning.store.engine.scope import SpanBound
 from agentlightning.store.local import LocalStore
@@ -71,10 +70,6 @@ class InMemoryLightningStore(LocalStore):
                 f"eviction_memory_threshold ({evict_above} bytes)"
             )
         super().__init__(Engine(MemoryStorage(), span_bound=SpanBound(evict_above, evict_down_to)))
-
-    @property
-    def capabilities(self) -> LightningStoreCapabilities:
-        return LightningStoreCapabilities(thread_safe=True, async_safe=True, zero_copy=False, otlp_traces=False)
 
 
 def _in_bytes(threshold: float, capacity: int, name: str) -> int:

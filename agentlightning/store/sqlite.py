@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agentlightning.store.base import LightningStoreCapabilities
 from agentlightning.store.engine.engine import Engine
 from agentlightning.store.local import LocalStore
 from agentlightning.store.storage.sqlite import SqliteStorage, Synchronous
@@ -24,7 +23,3 @@ class SqliteLightningStore(LocalStore):
 
     def __init__(self, path: str | Path, *, synchronous: Synchronous = "FULL") -> None:
         super().__init__(Engine(SqliteStorage(path, synchronous)))
-
-    @property
-    def capabilities(self) -> LightningStoreCapabilities:
-        return LightningStoreCapabilities(thread_safe=True, async_safe=True, zero_copy=False, otlp_traces=False)

@@ -15,7 +15,9 @@ from agentlightning.store.errors import BY_CODE, DOMAIN, StoreError
 DETAILS_KEY = "grpc-status-details-bin"
 """Trailing metadata that holds the `google.rpc.Status`."""
 
-_LONGEST_MESSAGE = 2048
+# Errors travel as trailers, and gRPC drops a call whose trailers are above 8 KiB.
+_LONGEST_MESSAGE = 1024
+_LONGEST_DETAIL = 256
 
 
 def status_code(error: StoreError) -> grpc.StatusCode:
@@ -23,17 +25,28 @@ def status_code(error: StoreError) -> grpc.StatusCode:
     return grpc.StatusCode[error.code]
 
 
+def message(error: StoreError) -> str:
+    """Return the message of an error, cut to what fits on the wire."""
+    return _cut(error.message, _LONGEST_MESSAGE)
+
+
 def encode(error: StoreError) -> bytes:
     """Return the details that go with an error."""
     code: int = status_code(error).value[0]
-    status = Status(code=code, message=error.message[:_LONGEST_MESSAGE])
-    status.details.add().Pack(ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata))
+    status = Status(code=code, message=message(error))
+    metadata = {key: _cut(value, _LONGEST_DETAIL) for key, value in error.metadata.items()}
+    status.details.add().Pack(ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata))
     if error.retry_after is not None:
         delay = Duration()
         delay.FromNanoseconds(int(error.retry_after * 1e9))
         status.details.add().Pack(RetryInfo(retry_delay=delay))
     data: bytes = status.SerializeToString()
     return data
+
+
+def _cut(text: str, most: int) -> str:
+    data = text.encode(errors="replace")
+    return text if len(data) <= most else data[: most - 3].decode(errors="ignore") + "..."
 
 
 def decode(code: grpc.StatusCode, message: str, trailing: Iterable[tuple[str, str | bytes]]) -> StoreError:

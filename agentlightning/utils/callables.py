@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import sys
 from collections.abc import Callable
@@ -24,18 +23,3 @@ def importable_as(thing: object) -> str | None:
     for part in name.split("."):
         found = getattr(found, part, None)
     return name if found is thing else None
-
-
-def load_by_name(path: str) -> Any:
-    """Returns what `package.module.Name` names.
-
-    Raises:
-        ImportError: There is no such module, or it has no such name.
-    """
-    module_name, _, name = path.rpartition(".")
-    if not module_name:
-        raise ImportError(f"{path!r} names no module; write package.module.Name")
-    try:
-        return getattr(importlib.import_module(module_name), name)
-    except AttributeError:
-        raise ImportError(f"module {module_name!r} has no {name!r}") from None

@@ -18,7 +18,7 @@ FORMS = (
     "The time zone {timezone} applies in {country}, for instance in {city}.",
 )
 SMALLEST_CITY = 100_000
-EXAMPLES = 4
+EXAMPLES = 6
 
 
 class Task(TypedDict):

@@ -56,12 +56,12 @@ def complete(prompt: str) -> str:
 @functools.cache
 def _load() -> tuple[Any, Any]:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all that is needed is in the file
+    os.environ.setdefault("TQDM_DISABLE", "1")
     import torch
     import transformers
 
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
     weights = find_weights()
     tokenizer = transformers.AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name)
     model = transformers.AutoModelForCausalLM.from_pretrained(

@@ -7,27 +7,23 @@ from collections.abc import Sequence
 
 from data import Task
 
+QUESTION = "Sentence: {sentence}\nJSON:"
+
 
 def candidate_prompts(examples: Sequence[Task]) -> dict[str, str]:
-    """Returns templates with the blank `{sentence}`, by name. The first is what one would write first."""
-    shown = [(_literally(task["sentence"]), _literally(json.dumps(task["fields"], ensure_ascii=False))) for task in examples]
+    """Returns templates with the blank `{sentence}`, by name. The first is what one would write first.
+
+    Args:
+        examples: Solved tasks that the prompts may show.
+    """
+    solved = [QUESTION.format(sentence=task["sentence"]) + " " + json.dumps(task["fields"], ensure_ascii=False) for task in examples]
+    shown = [text.replace("{", "{{").replace("}", "}}") for text in solved]
+    instruction = 'Find the city and the country. Answer with JSON that has the keys "city" and "country", and write nothing else.'
     return {
-        "plain request": "Extract the city and the country from this sentence as JSON.\n\n{sentence}\n\n",
-        "exact request": (
-            'Write the place in the sentence as JSON with the keys "city" and "country", and nothing else.\n\n'
-            "Sentence: {sentence}\nJSON:"
-        ),
-        "request and one example": (
-            'Extract "city" and "country" as JSON.\n\n' + _form(shown[:1])
-        ),
-        "two examples": _form(shown[:2]),
-        "request and four examples":'Extract "city" and "country" as JSON.\n\n' + _form(shown),
-        "four examples": _form(shown),
-        "four examples, no labels": "".join(f"{sentence}\n{answer}\n" for sentence, answer in shown) + "{sentence}\n",
+        "request": 'Extract the "city" and the "country" from the sentence as JSON.\n\n' + QUESTION,
+        "instructions": instruction + "\n\n" + QUESTION,
+        "one example": "\n\n".join([*shown[:1], QUESTION]),
+        "three examples": "\n\n".join([*shown[:3], QUESTION]),
+        "six examples": "\n\n".join([*shown, QUESTION]),
+        "instructions, six examples": "\n\n".join([instruction, *shown, QUESTION]),
     }
-
-def _form(shown):
-    return "".join(f"Sentence: {sentence}\nJSON: {answer}\n\n" for sentence, answer in shown) + "Sentence: {sentence}\nJSON:"
-
-def _literally(text: str) -> str:
-    return text.replace("{", "{{").replace("}", "}}")

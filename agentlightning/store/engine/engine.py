@@ -161,7 +161,7 @@ class Engine:
         response, experiment = await self._claim(context, request)
         if wait <= 0 or request.limit <= 0 or response.claims or response.draining:
             return response
-        key = ("queue", experiment)
+        key = ("queue", experiment, "")
         subscription = self._waiters.subscribe([key])
         try:
             while True:

@@ -80,7 +80,7 @@ async def wait_for_rollouts(
                 yield v1.WaitForRolloutsResponse(done=v1.WaitDone(pending_rollout_ids=pending))
                 return
             woken = await subscription.wait(timer.left())
-            look_at = [name for name in pending if ("rollout", experiment, name) in woken]
+            look_at = [name for _, _, name in woken if name in pending]
             if timer.is_up():
                 look_at = list(pending)
     finally:
@@ -115,7 +115,7 @@ async def watch_rollouts(
     experiment, after = await read(
         lambda scope: (scope.experiment.key, cursors.decode(request.cursor, store_id, scope.experiment))
     )
-    subscription = waiters.subscribe([("changes", experiment)])
+    subscription = waiters.subscribe([("changes", experiment, "")])
     try:
         while not timer.is_up():
             response, after = await read(
@@ -165,7 +165,7 @@ async def watch_latest_resources(
     timer = _Timer(_LIFETIME)
     known = (request.known.resources_id, request.known.version)
     experiment = await read(lambda scope: scope.experiment.key)
-    subscription = waiters.subscribe([("resources", experiment)])
+    subscription = waiters.subscribe([("resources", experiment, "")])
     try:
         while not timer.is_up():
             latest = await read(_latest)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 
 from agentlightning.store.errors import Unavailable
 from agentlightning.store.storage.signals import Signal
 
-Key = Hashable
-"""What can be waited for: (topic, experiment) or (topic, experiment, name)."""
+Key = tuple[str, int, str]
+"""What can be waited for: a topic, the experiment's key, and for `rollout` its id."""
 
 
 class Waiters:
@@ -50,14 +50,12 @@ class Waiters:
         with self._lock:
             for signal in signals:
                 if signal.topic == "queue":
-                    self._wake_some(("queue", signal.experiment), signal.value)
-                elif signal.topic == "rollout":
-                    self._wake_all(("rollout", signal.experiment, signal.name))
+                    self._wake_some(("queue", signal.experiment, ""), signal.value)
                 elif signal.topic == "experiment":
-                    for key in [key for key in self._by_key if key[1] == signal.experiment]:  # type: ignore[index]
+                    for key in [key for key in self._by_key if key[1] == signal.experiment]:
                         self._wake_all(key)
                 else:
-                    self._wake_all((signal.topic, signal.experiment))
+                    self._wake_all((signal.topic, signal.experiment, signal.name))
 
     def pass_on(self, key: Key) -> None:
         """Wake the next waiter in the place of one that was woken and leaves without having taken anything."""

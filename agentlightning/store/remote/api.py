@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from google.protobuf.message import Message
 
 from agentlightning.store import status
 from agentlightning.store.api import DEFAULT_EXPERIMENT, CallContext, StoreApi
-from agentlightning.store.errors import InvalidArgument, StoreError, Unavailable
+from agentlightning.store.errors import InvalidArgument, ResourceExhausted, StoreError, Unavailable
 from agentlightning.store.methods import EXPERIMENT_KEY, METHODS, Method
 from agentlightning.store.remote.channels import Channels, parse_address
 from agentlightning.store.remote.retries import Budgets, RetryPolicy, is_repeatable
@@ -43,7 +42,6 @@ class Remote:
         self.retries = retries or RetryPolicy()
         self.was_connected = False
         self._channels = Channels(self.target)
-        self._callables: weakref.WeakKeyDictionary[grpc.aio.Channel, dict[str, Any]] = weakref.WeakKeyDictionary()
 
     async def close(self) -> None:
         """Close the connections; a later call opens them again."""
@@ -90,14 +88,11 @@ class Remote:
             call.cancel()
 
     def _callable(self, method: Method) -> Any:
-        channel = self._channels.get()
-        callables = self._callables.get(channel)
-        if callables is None:
-            callables = self._callables[channel] = {}
-        found = callables.get(method.name)
+        here = self._channels.get()
+        found = here.callables.get(method.name)
         if found is None:
-            make = channel.unary_stream if method.streams else channel.unary_unary
-            found = callables[method.name] = make(
+            make = here.channel.unary_stream if method.streams else here.channel.unary_unary
+            found = here.callables[method.name] = make(
                 method.path, request_serializer=None, response_deserializer=method.response.FromString
             )
         return found
@@ -105,6 +100,9 @@ class Remote:
     def _error(self, method: Method, failure: grpc.aio.AioRpcError) -> StoreError:
         trailing = failure.trailing_metadata() or ()
         error = status.decode(failure.code(), failure.details() or "", trailing)  # type: ignore[arg-type]
+        if isinstance(error, ResourceExhausted) and error.reason == "RESOURCE_EXHAUSTED":
+            # Not the store's word but that of the transport, which gives no details: a message is too large.
+            error = ResourceExhausted(f"{method.rpc}: {error.message}", reason="MESSAGE_TOO_LARGE")
         if isinstance(error, Unavailable) and error.reason == "UNAVAILABLE":
             error = Unavailable(
                 f"The store at {self.target} cannot be reached: {error.message}", reason="SERVER_UNREACHABLE"

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
+import logging
 import threading
-import weakref
+from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlsplit
 
 import grpc.aio
 
 from agentlightning.store.errors import InvalidArgument, StoreError
+from agentlightning.store.forks import use_grpc
 
 OPTIONS = (
     ("grpc.max_receive_message_length", -1),
@@ -28,22 +30,19 @@ OPTIONS = (
 """Options of every channel to a store."""
 
 
-class ForkedError(RuntimeError):
-    """A process was forked while gRPC was in use, and then called a store: gRPC would hang."""
+class _PollerNoise(logging.Filter):
+    """Drops what asyncio logs when several event loops of a process use gRPC at once.
+
+    They share one socket that tells of finished calls; the loop that comes second to read it finds it empty, which is
+    no fault. Older releases of grpcio (seen with 1.71 and 1.76, gone with 1.82) let the BlockingIOError out.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not (isinstance(error, BlockingIOError) and "PollerCompletionQueue" in record.getMessage())
 
 
-_used_in: int | None = None
-"""The process that has made a channel."""
-_forked_after_use = False
-
-
-def _after_fork() -> None:
-    global _forked_after_use
-    _forked_after_use = _used_in is not None
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+logging.getLogger("asyncio").addFilter(_PollerNoise())
 
 
 def parse_address(address: str) -> str:
@@ -79,6 +78,15 @@ def _fault(address: str, fault: str) -> StoreError:
     )
 
 
+@dataclass
+class OpenChannel:
+    """A channel, and the callables that were made of it."""
+
+    channel: grpc.aio.Channel
+    callables: dict[str, Any] = field(default_factory=dict)
+    """By the names of the methods of `StoreApi`."""
+
+
 class Channels:
     """The channels to one server: each event loop has its own, made at its first call.
 
@@ -89,35 +97,30 @@ class Channels:
     def __init__(self, target: str) -> None:
         self.target = target
         self._lock = threading.Lock()
-        self._by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, grpc.aio.Channel] = (
-            weakref.WeakKeyDictionary()
-        )
+        # A channel holds its loop, so those of loops that have ended are let go when another is made.
+        self._by_loop: dict[asyncio.AbstractEventLoop, OpenChannel] = {}
 
-    def get(self) -> grpc.aio.Channel:
+    def get(self) -> OpenChannel:
         """Return the channel of the running event loop.
 
         Raises:
             ForkedError: This process was forked from one that had used gRPC.
         """
-        if _forked_after_use:
-            raise ForkedError(
-                "This process was forked from one that already talked to a store; gRPC does not survive that. Start "
-                "children with multiprocessing.get_context('spawn')."
-            )
+        use_grpc()
         loop = asyncio.get_running_loop()
-        channel = self._by_loop.get(loop)
-        if channel is None:
-            global _used_in
-            _used_in = os.getpid()
-            channel = grpc.aio.insecure_channel(self.target, options=OPTIONS)
+        found = self._by_loop.get(loop)
+        if found is None:
+            found = OpenChannel(grpc.aio.insecure_channel(self.target, options=OPTIONS))
             with self._lock:
-                self._by_loop[loop] = channel
-        return channel
+                for ended in [other for other in self._by_loop if other.is_closed()]:
+                    del self._by_loop[ended]
+                self._by_loop[loop] = found
+        return found
 
     async def close(self) -> None:
         """Close the channels of all loops; later calls open new ones."""
         with self._lock:
-            channels = list(self._by_loop.items())
+            channels = [(loop, found.channel) for loop, found in self._by_loop.items()]
             self._by_loop.clear()
         here = asyncio.get_running_loop()
         for loop, channel in channels:

@@ -10,7 +10,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 
 from agentlightning.store.api import CallContext, StoreApi
 from agentlightning.store.errors import InvalidArgument, NotFound
-from agentlightning.store.server.servicers import Context, abort, call_context
+from agentlightning.store.server.servicers import Context, abort, call_context, parse
 from lightning_store import v1
 
 SERVICE: str = trace_service_pb2.DESCRIPTOR.services_by_name["TraceService"].full_name
@@ -33,13 +33,15 @@ _OWN_FIELDS: tuple[Literal["rollout_id", "attempt_id", "sequence_id", "generatio
     "extra",
 )
 _MOST_NAMED = 10
+_MOST_DIGITS = 19
 
 
 def handler(api: StoreApi) -> grpc.GenericRpcHandler[Any, Any]:
     """Return the handler of the service. An export has the bytes of an AddSpansRequest, and is parsed as one."""
 
-    async def export(request: v1.AddSpansRequest, context: Context) -> Any:
+    async def export(data: bytes, context: Context) -> Any:
         try:
+            request = parse(v1.AddSpansRequest, data)
             return await ingest(api, call_context(context), request, dict(context.invocation_metadata() or ()))
         except Exception as error:  # noqa: BLE001  the one place where errors leave for the wire
             await abort(context, error)
@@ -49,7 +51,7 @@ def handler(api: StoreApi) -> grpc.GenericRpcHandler[Any, Any]:
         {
             "Export": grpc.unary_unary_rpc_method_handler(
                 export,
-                request_deserializer=v1.AddSpansRequest.FromString,
+                request_deserializer=None,
                 response_serializer=trace_service_pb2.ExportTraceServiceResponse.SerializeToString,
             )
         },
@@ -113,9 +115,9 @@ def _assign(span: v1.Span, defaults: dict[str, Any]) -> str | None:
     if not rollout_id or not attempt_id:
         return f"span {span.name!r} does not say {ROLLOUT_ATTRIBUTE} and {ATTEMPT_ATTRIBUTE}"
     span.rollout_id, span.attempt_id = str(rollout_id), str(attempt_id)
-    number = place.get(SEQUENCE_ATTRIBUTE, 0)
-    if not str(number).isdigit() or int(number) >= 1 << 63:
-        return f"span {span.name!r} has the {SEQUENCE_ATTRIBUTE} {number!r}, which is no number above zero"
+    number = str(place.get(SEQUENCE_ATTRIBUTE, 0))
+    if not number.isdecimal() or len(number) > _MOST_DIGITS or int(number) >= 1 << 63:
+        return f"span {span.name!r} has the {SEQUENCE_ATTRIBUTE} {number[:40]!r}, which is no number above zero"
     span.sequence_id = int(number)
     return None
 

@@ -11,9 +11,10 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from agentlightning.store.engine.engine import Engine
+from agentlightning.store.forks import use_grpc
 from agentlightning.store.methods import SERVICES
 from agentlightning.store.server import otlp
-from agentlightning.store.server.servicers import LongCalls, handlers
+from agentlightning.store.server.servicers import LongCalls, UnknownMethods, handlers
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,9 @@ class StoreServer:
 
         Raises:
             OSError: The address cannot be listened on.
+            ForkedError: This process was forked from one that had used gRPC.
         """
+        use_grpc()
         server = grpc.aio.server(
             options=[
                 ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share it
@@ -91,6 +94,7 @@ class StoreServer:
         reflection.enable_server_reflection(
             [*SERVICES, otlp.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME], server
         )
+        server.add_generic_rpc_handlers([UnknownMethods()])
         try:
             bound = server.add_insecure_port(self.address)
         except RuntimeError:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, NoReturn
+from contextlib import aclosing, contextmanager
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError, Message
 
 from agentlightning.store import status
 from agentlightning.store.api import DEFAULT_EXPERIMENT, CallContext, StoreApi
-from agentlightning.store.errors import Internal, StoreError, Unavailable
+from agentlightning.store.errors import Internal, InvalidArgument, StoreError, Unavailable, Unimplemented
 from agentlightning.store.methods import EXPERIMENT_KEY, METHODS, SERVICES, Method
 
 logger = logging.getLogger(__name__)
@@ -21,6 +22,8 @@ logger = logging.getLogger(__name__)
 UnaryMethod = Callable[[CallContext, Any], Awaitable[Any]]
 StreamMethod = Callable[[CallContext, Any], AsyncGenerator[Any, None]]
 Context = grpc.aio.ServicerContext[Any, Any]
+
+M = TypeVar("M", bound=Message)
 
 
 class LongCalls:
@@ -82,6 +85,18 @@ def call_context(context: Context) -> CallContext:
     )
 
 
+def parse(kind: type[M], data: bytes) -> M:
+    """Return a request. Handlers parse for themselves, because gRPC answers a bad one without details.
+
+    Raises:
+        InvalidArgument: The bytes are no such message.
+    """
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        raise InvalidArgument(f"The request is no {kind.DESCRIPTOR.name}: {error}", reason="MALFORMED_REQUEST") from error
+
+
 async def abort(context: Context, error: Exception) -> NoReturn:
     """End a call with an error. What the contract does not name is logged, and its details stay here."""
     if not isinstance(error, StoreError):
@@ -89,7 +104,7 @@ async def abort(context: Context, error: Exception) -> NoReturn:
         error = Internal("The store failed; its log says how.", reason="INTERNAL")
     await context.abort(
         status.status_code(error),
-        error.message,
+        status.message(error),
         trailing_metadata=((status.DETAILS_KEY, status.encode(error)),),
     )
     raise AssertionError("abort() raises")
@@ -97,45 +112,57 @@ async def abort(context: Context, error: Exception) -> NoReturn:
 
 def _handler(method: Method, api: StoreApi, long_calls: LongCalls) -> grpc.RpcMethodHandler[Any, Any]:
     bound = getattr(api, method.name)
-    codecs = {
-        "request_deserializer": method.request.FromString,
-        "response_serializer": method.response.SerializeToString,
-    }
     if method.streams:
-        return grpc.unary_stream_rpc_method_handler(_streaming(bound, long_calls), **codecs)
-    if method.name == "dequeue_rollouts":
-        bound = _waiting(bound, long_calls)
-    return grpc.unary_unary_rpc_method_handler(_unary(bound), **codecs)
+        make, handle = grpc.unary_stream_rpc_method_handler, _streaming(method, bound, long_calls)
+    elif method.name == "dequeue_rollouts":
+        make, handle = grpc.unary_unary_rpc_method_handler, _unary(method, _waiting(bound, long_calls))
+    else:
+        make, handle = grpc.unary_unary_rpc_method_handler, _unary(method, bound)
+    return make(handle, request_deserializer=None, response_serializer=method.response.SerializeToString)
 
 
-def _unary(method: UnaryMethod) -> Callable[[Any, Context], Awaitable[Any]]:
-    async def handle(request: Any, context: Context) -> Any:
+def _unary(method: Method, call: UnaryMethod) -> Callable[[bytes, Context], Awaitable[Any]]:
+    async def handle(data: bytes, context: Context) -> Any:
         try:
-            return await method(call_context(context), request)
+            return await call(call_context(context), parse(method.request, data))
         except Exception as error:  # noqa: BLE001  the one place where errors leave for the wire
             await abort(context, error)
 
     return handle
 
 
-def _waiting(method: UnaryMethod, long_calls: LongCalls) -> UnaryMethod:
-    async def call(context: CallContext, request: Any) -> Any:
+def _waiting(call: UnaryMethod, long_calls: LongCalls) -> UnaryMethod:
+    async def held(context: CallContext, request: Any) -> Any:
         with long_calls.running():
-            return await method(context, request)
+            return await call(context, request)
 
-    return call
+    return held
 
 
-def _streaming(method: StreamMethod, long_calls: LongCalls) -> Callable[[Any, Context], AsyncIterator[Any]]:
-    async def handle(request: Any, context: Context) -> AsyncIterator[Any]:
-        messages = method(call_context(context), request)
+def _streaming(
+    method: Method, call: StreamMethod, long_calls: LongCalls
+) -> Callable[[bytes, Context], AsyncIterator[Any]]:
+    async def handle(data: bytes, context: Context) -> AsyncIterator[Any]:
         try:
-            with long_calls.running():
-                async for message in messages:
-                    yield message
+            async with aclosing(call(call_context(context), parse(method.request, data))) as messages:
+                with long_calls.running():
+                    async for message in messages:
+                        yield message
         except Exception as error:  # noqa: BLE001  the one place where errors leave for the wire
             await abort(context, error)
-        finally:
-            await messages.aclose()
 
     return handle
+
+
+class UnknownMethods(grpc.GenericRpcHandler):
+    """Answers calls of methods that no handler before it knows, with details as every error has them."""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
+        """Return a handler for any method."""
+        name = handler_call_details.method
+        unknown = Unimplemented(f"This server has no method {name}.", reason="UNKNOWN_METHOD", metadata={"method": name})
+
+        async def handle(data: bytes, context: Context) -> NoReturn:
+            await abort(context, unknown)
+
+        return grpc.unary_unary_rpc_method_handler(handle)

@@ -1,0 +1,58 @@
+"""A training script as users write it: agent and algorithm in the main module, the training under the guard."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import agentlightning as agl
+
+
+@agl.rollout
+def agent(task: dict[str, Any], prompt_template: Any) -> float:
+    if "seconds" in task:
+        Path(task["mark"]).write_text("begun")
+        time.sleep(task["seconds"])
+    return float(prompt_template.format(n=task["n"]))
+
+
+@agl.rollout
+async def async_agent(task: dict[str, Any], prompt_template: Any) -> float:
+    Path(task["mark"]).write_text("begun")
+    await asyncio.sleep(task["seconds"])
+    return 1.0
+
+
+@agl.algo
+async def algorithm(*, store: Any, train_dataset: Any, initial_resources: Any) -> None:
+    await store.add_resources(initial_resources)
+    rollouts = [await store.enqueue_rollout(sample, mode="train") for sample in train_dataset]
+    done = await store.wait_for_rollouts(rollout_ids=[rollout.rollout_id for rollout in rollouts])
+    for rollout in done:
+        spans = await store.query_spans(rollout.rollout_id, "latest")
+        print("reward", agl.find_final_reward(spans), flush=True)
+
+
+def main(what: str, address: str, mark: str) -> None:
+    logging.basicConfig(level=logging.INFO)
+    trainer = agl.Trainer(
+        n_runners=2,
+        algorithm=algorithm,
+        store=agl.LightningStoreClient(address) if address else None,
+        initial_resources={"prompt": agl.PromptTemplate(template="{n}", engine="f-string")},
+    )
+    if what == "train":
+        trainer.fit(agent, [{"n": n} for n in range(4)])
+    elif what == "block":
+        trainer.fit(agent, [{"n": 1, "seconds": 60, "mark": mark}])
+    else:
+        trainer.fit(async_agent, [{"n": 1, "seconds": 60, "mark": mark}])
+    print("done", flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

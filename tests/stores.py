@@ -1,0 +1,127 @@
+"""Stores to test: every storage, in process and over gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from agentlightning.store.api import StoreApi
+from agentlightning.store.engine.clock import Clock
+from agentlightning.store.engine.engine import Engine
+from agentlightning.store.engine.scope import SpanBound
+from agentlightning.store.remote.api import connect
+from agentlightning.store.server.server import StoreServer
+from agentlightning.store.storage.memory import MemoryStorage
+from agentlightning.store.storage.sqlite import SqliteStorage
+
+SECOND = 1_000_000_000
+DAY = 24 * 3600.0
+
+StorageKind = Literal["memory", "sqlite"]
+Transport = Literal["in-process", "grpc"]
+
+
+class VariantName(NamedTuple):
+    """A storage, and how it is reached."""
+
+    kind: StorageKind
+    transport: Transport
+
+    def __str__(self) -> str:
+        return f"{self.kind}-{self.transport}"
+
+
+VARIANTS = tuple(VariantName(*pair) for pair in product(("memory", "sqlite"), ("in-process", "grpc")))
+
+
+class FakeClock(Clock):
+    """Stands still until it is told to move."""
+
+    def __init__(self) -> None:
+        self.time = 1_700_000_000 * SECOND
+
+    def now(self) -> int:
+        return self.time
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self.time += round(seconds * SECOND)
+
+
+@dataclass
+class OpenStore:
+    """A store that is open."""
+
+    api: StoreApi
+    engine: Engine
+    clock: FakeClock | None
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass on the store's clock, and let the watchdog see to what is due then."""
+        assert self.clock is not None
+        self.clock.advance(seconds)
+        while self.engine.look_after_attempts() == 0.0:
+            continue
+
+    async def until_waiting(self, count: int = 1) -> None:
+        """Return when that many calls are held by the engine."""
+        async with asyncio.timeout(5) if hasattr(asyncio, "timeout") else _no_limit():
+            while self.waiting() != count:
+                await asyncio.sleep(0.002)
+
+    def waiting(self) -> int:
+        """Return the number of calls that the engine holds."""
+        waiters = self.engine._waiters  # noqa: SLF001  no call of the contract tells
+        return len({subscription for waiting in waiters._by_key.values() for subscription in waiting})  # noqa: SLF001
+
+
+@asynccontextmanager
+async def _no_limit() -> AsyncIterator[None]:
+    yield  # Python 3.10; the limit on the whole test stands in
+
+
+@dataclass
+class Variant:
+    """A storage, and how it is reached."""
+
+    kind: StorageKind
+    transport: Transport
+    folder: Path
+
+    @asynccontextmanager
+    async def open(
+        self, *, clock: FakeClock | None = None, span_bound: SpanBound | None = None, max_bytes: int | None = None
+    ) -> AsyncIterator[OpenStore]:
+        """Open an empty store, or the one of an earlier call where the storage is durable.
+
+        Args:
+            clock: Tells the time, and nothing happens by itself; None goes by real time.
+            span_bound: The engine's.
+            max_bytes: The memory storage's; sqlite has no such bound.
+        """
+        # A power cut is not among the faults that these tests make, so they need not wait for the disk.
+        storage = (
+            MemoryStorage(max_bytes)
+            if self.kind == "memory"
+            else SqliteStorage(self.folder / "store.db", synchronous="NORMAL")
+        )
+        engine = Engine(storage, span_bound=span_bound, clock=clock, watches=clock is None)
+        try:
+            if self.transport == "in-process":
+                yield OpenStore(engine, engine, clock)
+            else:
+                server = StoreServer(engine, port=0)
+                await server.start()
+                api = connect(server.address)
+                try:
+                    yield OpenStore(api, engine, clock)
+                finally:
+                    await api.close()
+                    await server.stop()
+        finally:
+            engine.close()
