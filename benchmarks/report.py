@@ -127,6 +127,34 @@ def machine() -> dict[str, Any]:
     return facts
 
 
+class ForeignLoad:
+    """What other processes of the machine computed while a run went on, which is the noise in its figures."""
+
+    def __init__(self) -> None:
+        self._busy, self._all = _cpu_seconds()
+
+    def share(self) -> float | None:
+        """Their part of the machine's processor time since the start; call it when every child has ended.
+
+        `None` where there is no /proc.
+        """
+        busy, total = _cpu_seconds()
+        elapsed = total - self._all
+        own = sum(os.times()[:4])  # this process and its ended children
+        return max(busy - self._busy - own, 0.0) / elapsed if elapsed > 0 else None
+
+
+def _cpu_seconds() -> tuple[float, float]:
+    """Busy and total processor seconds of the machine since it started."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return 0.0, 0.0
+    ticks = [int(number) for number in stat.read_text().split("\n", 1)[0].split()[1:9]]
+    total, idle = sum(ticks), ticks[3] + ticks[4]
+    rate = os.sysconf("SC_CLK_TCK")
+    return (total - idle) / rate, total / rate
+
+
 def revision(repository: Path) -> str | None:
     """The commit that was measured, marked where the tree differs from it."""
     try:

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from environments import REPOSITORY, BenchmarkError, Side, reference_python, working_folder
-from report import Line, machine, revision, table
+from report import ForeignLoad, Line, machine, revision, table
 from rows import FULL, QUICK, ROWS, Bench
 
 RESULTS = REPOSITORY / "bench-results"
+QUIET = 0.05
+"""Share of the machine that other processes may take before the table says so."""
 
 
 def main() -> int:
@@ -29,6 +31,7 @@ def main() -> int:
     effort = QUICK if options.quick else FULL
     wanted = options.only or [row for row in ROWS if row != "install" or not (options.quick or options.no_install)]
     facts = machine()
+    foreign = ForeignLoad()
     lines: list[Line] = []
     failures: dict[str, str] = {}
     with ExitStack() as stack:
@@ -56,6 +59,10 @@ def main() -> int:
             failures["run"] = "interrupted"
         versions = {side.name: side.versions for side in (reference, ours) if side is not None}
     print(table(lines))
+    share = foreign.share()
+    facts["cpu_share_of_other_processes"] = None if share is None else round(share, 3)
+    if share is not None and share > QUIET:
+        print(f"\nThe machine was not quiet: other processes took {share:.0%} of its processors during this run.")
     document = {
         "machine": facts,
         "versions": versions,

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 ENV_PREFIX = "AGL_STORE_"
 """What the names of the environment variables begin with; the rest is the option's name in capitals."""
 
+_MOST_BYTES = (1 << 31) - 1  # gRPC counts the bytes of messages in 32 bits
+
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of a command line, with the environment where an option is absent.
@@ -39,21 +41,20 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         const=True,
         help="listen on an address that others can reach, without TLS and without asking who calls",
     )
-    _add(parser, "--max-message-bytes", default=str(64 << 20), type=_positive, help="largest message to accept")
+    _add(parser, "--max-message-bytes", default=str(64 << 20), type=_bytes, help="largest message to accept")
     _add(parser, "--grace", default="5", type=_seconds, help="seconds that calls may take to finish at the end")
     _add(
         parser,
         "--log-level",
         default="INFO",
-        type=str.upper,
-        choices=["DEBUG", "INFO", "WARNING", "ERROR"],
-        help="what to log on stderr",
+        type=_log_level,
+        help="what to log on stderr: DEBUG, INFO, WARNING or ERROR",
     )
     return parser.parse_args(arguments)
 
 
 def _add(parser: argparse.ArgumentParser, option: str, *, default: str, **settings: object) -> None:
-    """Add an option whose default the environment may replace; argparse checks both alike."""
+    """Add an option whose default the environment may replace; its `type` checks both, `choices` would not."""
     name = ENV_PREFIX + option.removeprefix("--").replace("-", "_").upper()
     settings["help"] = f"{settings['help']} (default: {default}; environment: {name})".replace("%", "%%")
     parser.add_argument(option, default=os.environ.get(name, default), **settings)  # type: ignore[arg-type]
@@ -66,11 +67,18 @@ def _port(text: str) -> int:
     return port
 
 
-def _positive(text: str) -> int:
+def _bytes(text: str) -> int:
     number = int(text)
-    if number <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above zero")
+    if not 1 <= number <= _MOST_BYTES:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 to {_MOST_BYTES}")
     return number
+
+
+def _log_level(text: str) -> str:
+    level = text.upper()
+    if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise argparse.ArgumentTypeError(f"{text!r} is none of DEBUG, INFO, WARNING and ERROR")
+    return level
 
 
 def _seconds(text: str) -> float:

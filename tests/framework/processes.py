@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -93,9 +92,9 @@ def until_gone(pids: set[int], timeout: float) -> set[int]:
     return alive(pids)
 
 
-def runner_processes() -> set[int]:
-    """Returns the runner processes below this one."""
-    return {pid for pid in descendants(os.getpid()) if b"spawn_main" in _command(pid)}
+def runner_processes(pid: int) -> set[int]:
+    """Returns the runner processes below `pid`."""
+    return {child for child in descendants(pid) if b"spawn_main" in _command(child)}
 
 
 def _command(pid: int) -> bytes:

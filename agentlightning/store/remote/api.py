@@ -102,7 +102,10 @@ class Remote:
         error = status.decode(failure.code(), failure.details() or "", trailing)  # type: ignore[arg-type]
         if isinstance(error, ResourceExhausted) and error.reason == "RESOURCE_EXHAUSTED":
             # Not the store's word but that of the transport, which gives no details: a message is too large.
-            error = ResourceExhausted(f"{method.rpc}: {error.message}", reason="MESSAGE_TOO_LARGE")
+            error = ResourceExhausted(
+                f"{method.rpc}: a message is too large for the store at {self.target}: {error.message}",
+                reason="MESSAGE_TOO_LARGE",
+            )
         if isinstance(error, Unavailable) and error.reason == "UNAVAILABLE":
             error = Unavailable(
                 f"The store at {self.target} cannot be reached: {error.message}", reason="SERVER_UNREACHABLE"

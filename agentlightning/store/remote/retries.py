@@ -87,6 +87,9 @@ def is_repeatable(request: Message) -> bool:
         return bool(request.claim_id)
     if isinstance(request, v1.AddResourcesRequest):
         return bool(request.resources_id)
+    if isinstance(request, v1.UpdateAttemptRequest):
+        # "latest" may be another attempt by then.
+        return request.attempt_id != "latest" or not request.HasField("status")
     if isinstance(request, v1.UpdateRolloutRequest):
         return request.status not in QUEUED
     if isinstance(request, v1.AddSpansRequest):

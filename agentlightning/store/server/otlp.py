@@ -51,7 +51,6 @@ def handler(api: StoreApi) -> grpc.GenericRpcHandler[Any, Any]:
         {
             "Export": grpc.unary_unary_rpc_method_handler(
                 export,
-                request_deserializer=None,
                 response_serializer=trace_service_pb2.ExportTraceServiceResponse.SerializeToString,
             )
         },

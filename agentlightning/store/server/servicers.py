@@ -94,7 +94,9 @@ def parse(kind: type[M], data: bytes) -> M:
     try:
         return kind.FromString(data)
     except DecodeError as error:
-        raise InvalidArgument(f"The request is no {kind.DESCRIPTOR.name}: {error}", reason="MALFORMED_REQUEST") from error
+        raise InvalidArgument(
+            f"The request is no {kind.DESCRIPTOR.name}: {error}", reason="MALFORMED_REQUEST"
+        ) from error
 
 
 async def abort(context: Context, error: Exception) -> NoReturn:
@@ -112,13 +114,12 @@ async def abort(context: Context, error: Exception) -> NoReturn:
 
 def _handler(method: Method, api: StoreApi, long_calls: LongCalls) -> grpc.RpcMethodHandler[Any, Any]:
     bound = getattr(api, method.name)
+    serializer = method.response.SerializeToString
     if method.streams:
-        make, handle = grpc.unary_stream_rpc_method_handler, _streaming(method, bound, long_calls)
-    elif method.name == "dequeue_rollouts":
-        make, handle = grpc.unary_unary_rpc_method_handler, _unary(method, _waiting(bound, long_calls))
-    else:
-        make, handle = grpc.unary_unary_rpc_method_handler, _unary(method, bound)
-    return make(handle, request_deserializer=None, response_serializer=method.response.SerializeToString)
+        stream = _streaming(method, bound, long_calls)
+        return grpc.unary_stream_rpc_method_handler(stream, response_serializer=serializer)
+    call = _waiting(bound, long_calls) if method.name == "dequeue_rollouts" else bound
+    return grpc.unary_unary_rpc_method_handler(_unary(method, call), response_serializer=serializer)
 
 
 def _unary(method: Method, call: UnaryMethod) -> Callable[[bytes, Context], Awaitable[Any]]:
@@ -154,15 +155,15 @@ def _streaming(
     return handle
 
 
-class UnknownMethods(grpc.GenericRpcHandler):
+class UnknownMethods(grpc.GenericRpcHandler):  # type: ignore[type-arg]
     """Answers calls of methods that no handler before it knows, with details as every error has them."""
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
         """Return a handler for any method."""
         name = handler_call_details.method
-        unknown = Unimplemented(f"This server has no method {name}.", reason="UNKNOWN_METHOD", metadata={"method": name})
+        error = Unimplemented(f"This server has no method {name}.", reason="UNKNOWN_METHOD", metadata={"method": name})
 
         async def handle(data: bytes, context: Context) -> NoReturn:
-            await abort(context, unknown)
+            await abort(context, error)
 
         return grpc.unary_unary_rpc_method_handler(handle)

@@ -19,10 +19,9 @@ def open_database(path: str) -> sqlite3.Connection:
 
 def create_tables(connection: sqlite3.Connection, store_id: str) -> None:
     """Make a new, empty database a store."""
-    connection.executescript(
-        f"BEGIN; {DDL} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
-    )
+    connection.executescript(f"BEGIN; {DDL} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};")
     connection.execute("INSERT INTO store (key, store_id) VALUES (1, ?)", (store_id,))
+    connection.execute("COMMIT")
 
 
 @contextmanager
