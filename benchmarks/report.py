@@ -90,7 +90,7 @@ def table(lines: Sequence[Line]) -> str:
 
 def _cells(line: Line) -> tuple[str, ...]:
     peer = _value(line.peer, line.unit)
-    ratio = "-" if line.ratio is None else f"{line.ratio:.3g}x"
+    ratio = "-" if line.ratio is None else f"{_number(line.ratio)}x"
     if line.peer_name != "0.3.0":
         peer, ratio = "-", ratio if line.ratio is None else f"{ratio} {line.peer_name}"
     if line.reaches(line.towards):
@@ -106,9 +106,11 @@ def _cells(line: Line) -> tuple[str, ...]:
 def _value(figure: Figure | None, unit: str) -> str:
     if figure is None:
         return "-"
-    value = figure.value
-    number = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-    return f"{number} {unit}".replace(" /s", "/s")
+    return f"{_number(figure.value)} {unit}".replace(" /s", "/s").rstrip()
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def machine() -> dict[str, Any]:

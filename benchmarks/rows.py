@@ -437,23 +437,25 @@ class Bench:
                 for side in self._sides(turn):
                     runs.setdefault(side.name, []).append(_import_cost(side.python, statement, self.folder))
             seconds, resident = _medians(runs, "seconds"), _medians(runs, "resident_mb")
-            plain = what == "import agentlightning"
             lines += [
                 Line(
                     f"{what}: time",
                     "s",
                     seconds.get("reference"),
                     seconds.get("ours"),
-                    Goal(limit=0.5) if plain else None,
-                    Goal(limit=0.3) if plain else None,
+                    Goal(limit=0.5),
+                    Goal(limit=0.3),
                     less_is_better=True,
+                    note="ours loads a name when it is first used; the client's lines include what it needs"
+                    if what == "import agentlightning"
+                    else "",
                 ),
                 Line(
                     f"{what}: memory",
                     "MB",
                     resident.get("reference"),
                     resident.get("ours"),
-                    Goal(limit=60) if plain else None,
+                    Goal(limit=60),
                     less_is_better=True,
                 ),
             ]

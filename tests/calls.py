@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from lightning_store import v1
 
 from agentlightning.store.api import DEFAULT_EXPERIMENT, CallContext, StoreApi
 from agentlightning.store.errors import StoreError
+from lightning_store import v1
 
 QUEUING = v1.ROLLOUT_STATUS_QUEUING
 PREPARING = v1.ROLLOUT_STATUS_PREPARING
@@ -300,9 +300,7 @@ async def publish(
 
 async def beat(api: StoreApi, worker_id: str, *held: v1.Attempt, **fields: Any) -> v1.UpdateWorkerResponse:
     """Send the heartbeat of a worker."""
-    request = v1.UpdateWorkerRequest(
-        worker_id=worker_id, held_attempts=[key_of(attempt) for attempt in held], **fields
-    )
+    request = v1.UpdateWorkerRequest(worker_id=worker_id, held_attempts=[key_of(attempt) for attempt in held], **fields)
     return await api.update_worker(HERE, request)
 
 

@@ -20,9 +20,14 @@ def trace_state_from_text(text: str) -> tuple[dict[str, str], str | None]:
     for part in text.split(","):
         key, _, value = part.partition("=")
         entries[key] = value
-    return entries, None if trace_state_to_text(entries) == text else text
+    return entries, None if _join(entries) == text else text
 
 
 def trace_state_to_text(entries: Mapping[str, str]) -> str:
-    """Encodes a trace state in its form in headers."""
+    """Encodes a trace state in its form in headers; empty if it has entries that this form cannot hold."""
+    text = _join(entries)
+    return text if trace_state_from_text(text) == (entries, None) else ""
+
+
+def _join(entries: Mapping[str, str]) -> str:
     return ",".join(f"{key}={value}" for key, value in entries.items())

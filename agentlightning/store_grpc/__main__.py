@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import sys
@@ -46,6 +47,8 @@ async def _serve(options: argparse.Namespace) -> int:
             max_message_bytes=options.max_message_bytes,
         )
         await server.start()
+        gc.collect()
+        gc.freeze()  # what start-up made stays; the collector need not walk it again and again
         print(
             f"agentlightning store listening on {server.address} store={options.store} "
             f"store_id={engine.storage.store_id}",

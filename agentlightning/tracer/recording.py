@@ -26,6 +26,8 @@ BATCH_SPANS: Final = 256
 """Most spans in one call."""
 BATCH_BYTES: Final = 1 << 20
 """Rough size of one call at which no further span is added; well below what a server takes in one message."""
+MOST_FAILURES: Final = 5
+"""How often in a row the background tries to send. After that only `flush` or a new span has it try again."""
 BACKLOG_BYTES: Final = 32 << 20
 """Unsent spans of one attempt at which a thread that ends a span has to wait."""
 BACKLOG_WAIT_SECONDS: Final = 30.0
@@ -58,6 +60,7 @@ class Recording:
         self._backlog = 0
         self._refusal: Exception | None = None
         self._armed = False
+        self._failures = 0
         self._timer: asyncio.TimerHandle | None = None
         self._pump: asyncio.Task[None] | None = None
         self._lock = threading.Lock()
@@ -135,17 +138,21 @@ class Recording:
     async def _pump_once(self) -> None:
         try:
             await self._drain()
+            self._failures = 0
         except Exception as error:  # noqa: BLE001 - nobody waits here; flush tries again and reports
+            self._failures += 1
             logger.warning("spans of rollout %s could not be sent yet: %s", self.rollout_id, error)
             # A store that is away is asked again no sooner than a new span would have it asked.
             await asyncio.sleep(LINGER_SECONDS)
         finally:
             self._pump = None
             with self._lock:
-                self._armed = self._sent < len(self._spans)
+                self._armed = self._sent < len(self._spans) and self._failures < MOST_FAILURES
                 again = self._armed
             if again:
                 self._arm(False)
+            else:
+                self._failures = 0
 
     async def _drain(self) -> None:
         # An instrumented gRPC library would otherwise record the sending of spans as spans to send.

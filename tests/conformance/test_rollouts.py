@@ -36,11 +36,11 @@ from calls import (
     status_of,
     update,
 )
-from lightning_store import v1
 from stores import SECOND, FakeClock, OpenStore
 
 from agentlightning.store.api import StoreApi
 from agentlightning.store.errors import InvalidArgument, NotFound
+from lightning_store import v1
 
 EVERY_STATUS = [QUEUING, PREPARING, RUNNING, FAILED, SUCCEEDED, CANCELLED, REQUEUING]
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,6 +43,14 @@ class StoreProcess:
         self.process.wait(20)
         assert self.process.stdout is not None
         self.process.stdout.close()
+
+
+async def until(condition: Callable[[], object], timeout: float = 20) -> None:
+    """Waits for a condition to come true."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        await asyncio.sleep(0.02)
 
 
 @contextmanager

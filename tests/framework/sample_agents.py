@@ -61,13 +61,17 @@ class Echo(LitAgent[Any]):
         raise AssertionError(kind)
 
 
+def _note(task: Any, text: str) -> None:
+    Path(task["mark"]).write_text(text)
+
+
 class SleepyAsync(LitAgent[Any]):
     async def rollout_async(self, task: Any, resources: Any, rollout: Any) -> Any:
-        Path(task["mark"]).write_text("begun")
+        _note(task, "begun")
         try:
             await asyncio.sleep(task["seconds"])
         except asyncio.CancelledError:
-            Path(task["mark"]).write_text("cancelled")
+            _note(task, "cancelled")
             raise
         return 1.0
 
@@ -83,8 +87,11 @@ class NotingHook(Hook):
         self.path = path
 
     async def on_rollout_end(self, *, agent: Any, runner: Any, rollout: Any, spans: Any) -> None:
+        self.append(f"{rollout.rollout_id} {len(spans)} {agent.get_trainer().n_runners}\n")
+
+    def append(self, line: str) -> None:
         with open(self.path, "a") as file:
-            file.write(f"{rollout.rollout_id} {len(spans)} {agent.get_trainer().n_runners}\n")
+            file.write(line)
 
 
 @algo

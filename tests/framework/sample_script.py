@@ -12,17 +12,21 @@ from typing import Any
 import agentlightning as agl
 
 
+def begin(task: dict[str, Any]) -> None:
+    Path(task["mark"]).write_text("begun")
+
+
 @agl.rollout
 def agent(task: dict[str, Any], prompt_template: Any) -> float:
     if "seconds" in task:
-        Path(task["mark"]).write_text("begun")
+        begin(task)
         time.sleep(task["seconds"])
     return float(prompt_template.format(n=task["n"]))
 
 
 @agl.rollout
 async def async_agent(task: dict[str, Any], prompt_template: Any) -> float:
-    Path(task["mark"]).write_text("begun")
+    begin(task)
     await asyncio.sleep(task["seconds"])
     return 1.0
 

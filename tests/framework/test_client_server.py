@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import sample_agents
-from processes import StoreProcess, descendants, runner_processes, store_process, until_gone
+from processes import StoreProcess, descendants, runner_processes, store_process, until, until_gone
 
 from agentlightning import (
     Algorithm,
@@ -145,8 +145,7 @@ def test_the_run_outlives_a_server_that_is_killed_and_started_again(tmp_path: Pa
         await store.add_resources({})
         inputs = [{"do": "sleep", "seconds": 0.3, "mark": str(tmp_path / f"mark{index}")} for index in range(8)]
         ids = [(await store.enqueue_rollout(item)).rollout_id for item in inputs]
-        while not (tmp_path / "mark2").exists():
-            await asyncio.sleep(0.05)
+        await until((tmp_path / "mark2").exists)
         server.kill()
         replaced.append(await asyncio.to_thread(StoreProcess, database, server.port))
         done = await store.wait_for_rollouts(rollout_ids=ids, timeout=60)
@@ -170,7 +169,7 @@ def test_a_runner_that_dies_is_reported_and_the_others_do_its_work(
     @algo
     async def algorithm(*, store: Any) -> None:
         # Make sure that there are two before one is lost.
-        while len({worker.worker_id for worker in await store.query_workers()}) < 2:
+        while len(await store.query_workers()) < 2:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
         config = RolloutConfig(max_attempts=2, retry_condition=["unresponsive"])
         (done,) = await run_rollouts(store, [{"do": "once", "mark": str(tmp_path / "mark")}], config=config)
@@ -230,8 +229,7 @@ def test_an_error_of_the_algorithm_ends_the_run_at_once(tmp_path: Path) -> None:
     async def algorithm(*, store: Any) -> None:
         await store.add_resources({})
         await store.enqueue_rollout({"do": "sleep", "seconds": 60, "mark": str(mark)})
-        while not mark.exists():
-            await asyncio.sleep(0.05)
+        await until(mark.exists)
         raise LookupError("lost the thread")
 
     began = time.monotonic()
@@ -248,8 +246,7 @@ def test_rollouts_at_work_when_the_algorithm_ends_are_finished_or_aborted(tmp_pa
         async def algorithm(*, store: Any) -> None:
             await store.add_resources({})
             await store.enqueue_rollout({"mark": str(mark), **task})
-            while not mark.exists():
-                await asyncio.sleep(0.05)
+            await until(mark.exists)
 
         strategy = ClientServerExecutionStrategy(graceful_timeout=2.0, terminate_timeout=10.0)
         Trainer(algorithm=algorithm, strategy=strategy, store=store).fit(agent)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace as trace_api
+from processes import until
 
 from agentlightning import (
     LLM,
@@ -100,10 +101,10 @@ async def finish(store: LightningStore, *rollouts: Rollout, timeout: float = 20)
     done = await store.wait_for_rollouts(rollout_ids=ids, timeout=timeout)
     assert len(done) == len(ids)
     attempts = []
-    for rollout in done:
-        assert isinstance(rollout, AttemptedRollout)
-        assert rollout.status == rollout.attempt.status
-        attempts.append(rollout.attempt)
+    for item in done:
+        assert isinstance(item, AttemptedRollout)
+        assert item.status == item.attempt.status
+        attempts.append(item.attempt)
     return attempts
 
 
@@ -115,13 +116,6 @@ async def run_one(agent: LitAgent[Any], store: LightningStore, input: Any = None
 
 async def reward_of(store: LightningStore, attempt: Attempt) -> float | None:
     return find_final_reward(await store.query_spans(attempt.rollout_id, attempt.attempt_id))
-
-
-async def until(condition: Callable[[], Any], timeout: float = 10) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        await asyncio.sleep(0.02)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +145,7 @@ def core_span(name: str) -> SpanCoreFields:
 def recorded_span(name: str) -> Any:
     span = trace_api.get_tracer("test").start_span(name)
     span.end()
-    return span._readable_span()  # type: ignore[attr-defined]
+    return span._readable_span()  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 @pytest.mark.parametrize(

@@ -407,6 +407,22 @@ async def test_flush_reports_what_the_store_answered_and_tries_again(monkeypatch
     assert store.names == ["agentlightning.annotation"]
 
 
+async def test_the_background_does_not_try_for_ever(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(recording_module, "LINGER_SECONDS", 0.01)
+    store = Sink()
+    store.fail = ConnectionError("away")
+    recording = Recording("ro", "at", store)
+    recording.add(make_span("a"))
+    await asyncio.sleep(0.5)
+    assert caplog.text.count("could not be sent yet") == recording_module.MOST_FAILURES
+    store.fail = None
+    recording.add(make_span("b"))
+    await asyncio.sleep(0.3)
+    assert store.names == ["a", "b"]
+
+
 async def test_one_refused_span_takes_no_other_with_it(caplog: pytest.LogCaptureFixture) -> None:
     store = Sink()
     store.poison = "bad"

@@ -96,7 +96,7 @@ def test_fit_refuses_what_is_no_agent() -> None:
 
 
 async def test_fit_refuses_to_block_a_running_loop() -> None:
-    with pytest.raises(RuntimeError, match="asyncio.to_thread"):
+    with pytest.raises(RuntimeError, match=r"asyncio\.to_thread"):
         Trainer(strategy=Recording()).fit(sample_agents.greet)
 
 
@@ -115,7 +115,7 @@ async def test_the_algorithm_gets_all_that_the_trainer_has() -> None:
     algorithm, proxy, adapter = Noting(), Proxy(), Adapter()
     resources: Any = {}
     trainer = Trainer(algorithm=algorithm, llm_proxy=proxy, adapter=adapter, initial_resources=resources)
-    await trainer._algorithm_bundle(trainer.store, ThreadingEvent(), [1], [2], algorithm)
+    await trainer._algorithm_bundle(trainer.store, ThreadingEvent(), [1], [2], algorithm)  # noqa: SLF001
     assert algorithm.seen == ([1], [2])
     assert algorithm.get_store() is proxy.store is trainer.store
     assert algorithm.get_adapter() is adapter
@@ -133,7 +133,7 @@ async def test_plain_algorithms_run_beside_the_loop() -> None:
 
     threads: list[threading.Thread] = []
     trainer = Trainer(algorithm=algorithm)
-    await trainer._algorithm_bundle(trainer.store, ThreadingEvent(), None, None, algorithm)
+    await trainer._algorithm_bundle(trainer.store, ThreadingEvent(), None, None, algorithm)  # noqa: SLF001
     assert threads[0] is not threading.current_thread()
 
 
@@ -150,7 +150,7 @@ async def test_the_runner_side_runs_a_runner_until_the_event() -> None:
             event.set()
 
     trainer.hooks = [StopAfterOne()]
-    await trainer._runner_bundle(trainer.store, 0, event, sample_agents.Echo())
+    await trainer._runner_bundle(trainer.store, 0, event, sample_agents.Echo())  # noqa: SLF001
     done = await trainer.store.get_rollout_by_id(rollout.rollout_id)
     assert done is not None
     assert done.status == "succeeded"

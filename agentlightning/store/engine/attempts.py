@@ -21,6 +21,7 @@ from agentlightning.store.engine.validation import (
     check_known,
     check_payload,
     lease_ns,
+    time_ns,
 )
 from agentlightning.store.errors import AlreadyExists, InvalidArgument, NotFound
 from agentlightning.store.statuses import LIVE
@@ -43,6 +44,11 @@ def find(scope: Scope, rollout: RolloutRow, attempt_id: str) -> AttemptRow:
                 metadata={"rollout_id": rollout.rollout_id},
             )
         return attempt
+    return named(scope, rollout, attempt_id)
+
+
+def named(scope: Scope, rollout: RolloutRow, attempt_id: str) -> AttemptRow:
+    """Return an attempt by its id, or raise."""
     attempt = scope.tx.attempt(rollout.key, attempt_id)
     if attempt is None:
         raise NotFound(
@@ -78,7 +84,8 @@ def start(scope: Scope, request: v1.StartAttemptRequest) -> v1.StartAttemptRespo
 def update(scope: Scope, request: v1.UpdateAttemptRequest) -> v1.UpdateAttemptResponse:
     """Take a report on an attempt."""
     check_payload(request, "metadata")
-    if request.HasField("status"):
+    shown = time_ns(request, "last_heartbeat_time")
+    if request.status:
         check_known(request.status, v1.AttemptStatus, "status")
     rollout = existing(scope, request.rollout_id)
     attempt = find(scope, rollout, request.attempt_id)
@@ -89,8 +96,7 @@ def update(scope: Scope, request: v1.UpdateAttemptRequest) -> v1.UpdateAttemptRe
         scope.tx.update_attempt(attempt, worker_id=worker_id)
         if attempt.status in LIVE:
             occupy_worker(scope, worker_id, rollout, attempt)
-    shown = messages.time_ns(request.last_heartbeat_time) if request.HasField("last_heartbeat_time") else None
-    if request.HasField("status"):
+    if request.status:
         failure = request.failure if request.HasField("failure") else None
         report(scope, rollout, attempt, request.status, failure, shown_time=scope.now if shown is None else shown)
     else:
@@ -105,11 +111,18 @@ def release(scope: Scope, request: v1.ReleaseAttemptsRequest) -> v1.ReleaseAttem
     for key in request.attempts:
         rollout = scope.tx.rollout(scope.experiment.key, key.rollout_id)
         attempt = None if rollout is None else scope.tx.attempt(rollout.key, key.attempt_id)
-        if rollout is None or attempt is None or attempt.status != v1.ATTEMPT_STATUS_PREPARING:
+        if rollout is None or attempt is None or not _is_untouched(scope, rollout, attempt):
             continue
         remove_attempt(scope, rollout, attempt)
         response.released.append(key)
     return response
+
+
+def _is_untouched(scope: Scope, rollout: RolloutRow, attempt: AttemptRow) -> bool:
+    """Tell whether nothing has come of an attempt; one may say that it prepares after it has sent spans."""
+    if attempt.status != v1.ATTEMPT_STATUS_PREPARING:
+        return False
+    return not rollout.spans or attempt.key not in scope.tx.span_counts(rollout.key)
 
 
 def list_attempts(scope: Scope, request: v1.ListAttemptsRequest) -> v1.ListAttemptsResponse:

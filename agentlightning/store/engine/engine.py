@@ -186,7 +186,9 @@ class Engine:
             scope.finish()
             return response, scope.experiment.key
 
-        claiming = asyncio.ensure_future(self.storage.run(work))
+        claiming = self.storage.run(work)
+        if not isinstance(claiming, asyncio.Future):  # it runs in place, and cannot be cancelled on the way
+            return await claiming
         try:
             return await asyncio.shield(claiming)
         except asyncio.CancelledError:

@@ -89,6 +89,8 @@ def _create(scope: Scope, new: v1.NewRollout, *, queued: bool) -> tuple[RolloutR
     check_payload(new, "input")
     check_payload(new, "metadata")
     check_config(new.config)
+    if new.resources_id:
+        check_id(new.resources_id, "resources_id")
     digest = messages.fingerprint(new)
     row = scope.tx.rollout(scope.experiment.key, rollout_id)
     if row is not None:
@@ -150,6 +152,7 @@ def dequeue(
     worker_id = check_id(request.worker_id, "worker_id") if request.worker_id else None
     worker = None if worker_id is None else ensure_worker(scope, worker_id)
     if worker is not None and worker.draining:
+        scope.tx.update_worker(worker, last_dequeue_time=scope.now)
         return v1.DequeueRolloutsResponse(draining=True)
     limit = min(request.limit, _MOST_CLAIMED)
     for view in scope.tx.head_of_queue(scope.experiment.key, limit) if limit > 0 else []:
@@ -247,13 +250,13 @@ def update(scope: Scope, request: v1.UpdateRolloutRequest) -> v1.UpdateRolloutRe
     check_payload(request, "input")
     check_payload(request, "metadata")
     row = existing(scope, request.rollout_id)
-    if request.HasField("status"):
+    if request.status:
         check_known(request.status, v1.RolloutStatus, "status")
     changes: dict[str, object] = {}
     if request.HasField("mode"):
         changes["mode"] = request.mode
     if request.HasField("resources_id"):
-        changes["resources_id"] = request.resources_id or None
+        changes["resources_id"] = check_id(request.resources_id, "resources_id") if request.resources_id else None
     if request.HasField("config"):
         check_config(request.config)
         changes["config"] = request.config.SerializeToString()
@@ -263,7 +266,7 @@ def update(scope: Scope, request: v1.UpdateRolloutRequest) -> v1.UpdateRolloutRe
             if request.HasField(field):
                 getattr(body, field).CopyFrom(getattr(request, field))
         scope.tx.set_body(row, body.SerializeToString())
-    status = request.status if request.HasField("status") else row.status
+    status = request.status or row.status
     move_rollout(scope, row, status, **changes)  # type: ignore[arg-type]
     if request.HasField("config"):
         refresh_limits(scope, row)

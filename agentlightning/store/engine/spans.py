@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from agentlightning.store.engine import attempts as attempt_rules
 from agentlightning.store.engine import messages
@@ -16,7 +17,7 @@ from agentlightning.store.errors import InvalidArgument, ResourceExhausted
 from agentlightning.store.statuses import FINISHED
 from agentlightning.store.storage.rows import AttemptRow, RolloutRow, SpanRow
 from agentlightning.store.storage.schema import SPANS
-from agentlightning.store.storage.tx import Condition, Position, Query
+from agentlightning.store.storage.tx import Condition, Position, Query, SpanIdentity
 from lightning_store import v1
 
 logger = logging.getLogger(__name__)
@@ -63,78 +64,86 @@ class _Targets:
         return iter(self._rollouts.values())
 
 
+class _Arrival(NamedTuple):
+    """A span of a request."""
+
+    span: v1.Span
+    target: _Target
+    source: int
+    identity: SpanIdentity | None
+    """None for a span without trace id or span id."""
+
+
 def add(scope: Scope, request: v1.AddSpansRequest) -> v1.AddSpansResponse:
     """Store spans, all or none."""
     targets = _Targets(scope)
-    seen: dict[tuple[int, bytes, bytes], int] = {}
+    arrivals = list(_arrivals(scope, request, targets))
+    known = scope.tx.stored_spans(arrival.identity for arrival in arrivals if arrival.identity is not None)
+    response = v1.AddSpansResponse()
     rows: list[SpanRow] = []
-    numbers: list[int] = []
-    duplicates: list[int] = []
-    growth: dict[int, list[int]] = {}
+    for position, arrival in enumerate(arrivals):
+        number = None if arrival.identity is None else known.get(arrival.identity)
+        if number is not None:
+            response.duplicates.append(position)
+        else:
+            row = _row(arrival)
+            rows.append(row)
+            number = row.sequence_id
+            if arrival.identity is not None:
+                known[arrival.identity] = number
+        response.sequence_ids.append(number)
+    scope.tx.add_spans(rows)
+    for rollout in targets.rollouts():
+        scope.tx.update_rollout(rollout, span_seq=rollout.span_seq, spans=rollout.spans, span_bytes=rollout.span_bytes)
+    for target in targets:
+        sign_of_life(scope, target.rollout, target.attempt, works=True)
+    if rows and scope.span_bound is not None:
+        _keep_bound(scope, scope.span_bound)
+    return response
+
+
+def _arrivals(scope: Scope, request: v1.AddSpansRequest, targets: _Targets) -> Iterator[_Arrival]:
     for group in request.resource_spans:
         for scoped in group.scope_spans:
             if not scoped.spans:
                 continue
             source = _source(scope, group, scoped)
             for span in scoped.spans:
-                target = targets.get(span.rollout_id, span.attempt_id)
-                rollout = target.rollout
-                attempt = target.attempt.key
                 trace_id, span_id = span.trace_id, span.span_id
-                if any(trace_id) and any(span_id):
-                    _check_ids(span)
-                    identity = (attempt, trace_id, span_id)
-                    stored = seen.get(identity)
-                    if stored is None:
-                        stored = scope.tx.stored_span(attempt, trace_id, span_id)
-                    if stored is not None:
-                        duplicates.append(len(numbers))
-                        numbers.append(stored)
-                        continue
-                else:
-                    _check_ids(span)
-                    identity = None
-                number = span.sequence_id or rollout.span_seq + 1
-                rollout.span_seq = max(rollout.span_seq, number)
-                if identity is not None:
-                    seen[identity] = number
-                numbers.append(number)
-                body = span.SerializeToString()
-                rows.append(
-                    SpanRow(
-                        0,
-                        rollout.key,
-                        attempt,
-                        trace_id if identity else None,
-                        span_id if identity else None,
-                        span.parent_span_id or None,
-                        number,
-                        min(span.start_time_unix_nano, _LATEST_TIME),
-                        min(span.end_time_unix_nano, _LATEST_TIME),
-                        span.name,
-                        source,
-                        body,
-                    )
-                )
-                grown = growth.setdefault(rollout.key, [0, 0])
-                grown[0] += 1
-                grown[1] += len(body)
-    scope.tx.add_spans(rows)
-    for rollout in targets.rollouts():
-        count, size = growth.get(rollout.key, (0, 0))
-        scope.tx.update_rollout(
-            rollout, span_seq=rollout.span_seq, spans=rollout.spans + count, span_bytes=rollout.span_bytes + size
-        )
-    for target in targets:
-        sign_of_life(scope, target.rollout, target.attempt, works=True)
-    if rows and scope.span_bound is not None:
-        _keep_bound(scope, scope.span_bound)
-    return v1.AddSpansResponse(sequence_ids=numbers, duplicates=duplicates)
+                _check(span, trace_id, span_id)
+                target = targets.get(span.rollout_id, span.attempt_id)
+                has_identity = any(trace_id) and any(span_id)
+                yield _Arrival(span, target, source, (target.attempt.key, span_id, trace_id) if has_identity else None)
 
 
-def _check_ids(span: v1.Span) -> None:
-    for field, size in (("trace_id", 16), ("span_id", 8), ("parent_span_id", 8)):
-        value: bytes = getattr(span, field)
+def _row(arrival: _Arrival) -> SpanRow:
+    """Return the row of a new span, and count it in its rollout."""
+    span, target, source, identity = arrival
+    rollout = target.rollout
+    number = span.sequence_id or rollout.span_seq + 1
+    body = span.SerializeToString()
+    rollout.span_seq = max(rollout.span_seq, number)
+    rollout.spans += 1
+    rollout.span_bytes += len(body)
+    return SpanRow(
+        key=0,
+        rollout=rollout.key,
+        attempt=target.attempt.key,
+        trace_id=None if identity is None else identity[2],
+        span_id=None if identity is None else identity[1],
+        parent_id=span.parent_span_id or None,
+        sequence_id=number,
+        start_time=min(span.start_time_unix_nano, _LATEST_TIME),
+        end_time=min(span.end_time_unix_nano, _LATEST_TIME),
+        name=span.name,
+        source=source,
+        body=body,
+    )
+
+
+def _check(span: v1.Span, trace_id: bytes, span_id: bytes) -> None:
+    parent_id = span.parent_span_id
+    for field, value, size in (("trace_id", trace_id, 16), ("span_id", span_id, 8), ("parent_span_id", parent_id, 8)):
         if value and len(value) != size:
             raise InvalidArgument(
                 f"Span {span.name!r} of rollout {span.rollout_id}: {field} has {len(value)} bytes, not {size}.",
@@ -221,11 +230,11 @@ def list_spans(scope: Scope, request: v1.ListSpansRequest) -> v1.ListSpansRespon
             if rollout is not None and not query.conditions and not request.attempt_id
             else scope.tx.total(SPANS, query)
         )
-    return v1.ListSpansResponse(
-        resource_spans=_grouped(scope, found),
-        page_info=page_info,
-        evicted_spans=sum(attempt.evicted_spans for attempt in attempts),
+    response = v1.ListSpansResponse(
+        page_info=page_info, evicted_spans=sum(attempt.evicted_spans for attempt in attempts)
     )
+    _fill(scope, response, found)
+    return response
 
 
 def _attempts(scope: Scope, rollout: RolloutRow, attempt_id: str) -> list[AttemptRow]:
@@ -269,20 +278,22 @@ def chunk(
     query = Query(must=must, order="sequence_id", after=after, limit=_SIZES.most)
     taken: list[SpanRow] = []
     size = 0
+    is_last = False
     for row, position in scope.tx.span_list(query):
         if taken and size + len(row.body) > MOST_BYTES:
-            return v1.SpanChunk(rollout_id=rollout_id, resource_spans=_grouped(scope, taken)), after
+            break
         taken.append(row)
         size += len(row.body)
         after = position
-    is_last = len(taken) < _SIZES.most
-    message = v1.SpanChunk(rollout_id=rollout_id, resource_spans=_grouped(scope, taken), last=is_last)
-    return message, None if is_last else after
+    else:
+        is_last = len(taken) < _SIZES.most
+    message = v1.SpanChunk(rollout_id=rollout_id, last=is_last)
+    _fill(scope, message, taken)
+    return message, after
 
 
-def _grouped(scope: Scope, rows: Iterable[SpanRow]) -> list[v1.ResourceSpans]:
-    """Return spans as messages in their order, neighbours of one resource and scope together."""
-    groups: list[v1.ResourceSpans] = []
+def _fill(scope: Scope, message: v1.ListSpansResponse | v1.SpanChunk, rows: Iterable[SpanRow]) -> None:
+    """Add spans to a message in their order, neighbours of one resource and scope together."""
     bodies: dict[int, bytes] = {}
     source = None
     for row in rows:
@@ -290,12 +301,12 @@ def _grouped(scope: Scope, rows: Iterable[SpanRow]) -> list[v1.ResourceSpans]:
             source = row.source
             if source not in bodies:
                 bodies[source] = scope.tx.source_body(source)
-            groups.append(v1.ResourceSpans.FromString(bodies[source]))
-            spans = groups[-1].scope_spans[0].spans
+            group = message.resource_spans.add()
+            group.ParseFromString(bodies[source])
+            spans = group.scope_spans[0].spans
         span = spans.add()
         span.ParseFromString(row.body)
         span.sequence_id = row.sequence_id
-    return groups
 
 
 def reserve(scope: Scope, request: v1.ReserveSpanSequenceIdsRequest) -> v1.ReserveSpanSequenceIdsResponse:

@@ -38,6 +38,10 @@ Position = list[Any]
 """Where a row stands in an ordered list: its order values, then its key."""
 
 
+SpanIdentity = tuple[int, bytes, bytes]
+"""What tells a span from all others: the key of its attempt, its span id, its trace id."""
+
+
 class Condition(NamedTuple):
     """A condition on one column. Ids of spans and traces are compared as lower-case hex."""
 
@@ -85,6 +89,11 @@ _SELECT_CHANGES = (
 )
 _SELECT_VIEWS = (
     f"SELECT {_VIEW} WHERE rollouts.experiment = ? AND rollouts.rollout_id IN (SELECT value FROM json_each(?))"
+)
+_LOOKED_UP_AT_ONCE = 64
+_SELECT_IDENTITIES = (
+    "SELECT span_id, trace_id, sequence_id FROM spans WHERE attempt = ? "
+    f"AND span_id IN ({', '.join('?' * _LOOKED_UP_AT_ONCE)})"
 )
 _WIDTH = len(ROLLOUTS.names)
 
@@ -341,13 +350,19 @@ class Tx:
         found: bytes = self._execute("SELECT body FROM sources WHERE key = ?", (key,)).fetchone()[0]
         return found
 
-    def stored_span(self, attempt: int, trace_id: bytes, span_id: bytes) -> int | None:
-        """Return the number of the span with this identity, None when there is none."""
-        found = self._execute(
-            "SELECT sequence_id FROM spans WHERE attempt = ? AND span_id = ? AND trace_id = ?",
-            (attempt, span_id, trace_id),
-        ).fetchone()
-        return None if found is None else int(found[0])
+    def stored_spans(self, identities: Iterable[SpanIdentity]) -> dict[SpanIdentity, int]:
+        """Return the numbers of those of the spans that are stored."""
+        by_attempt: dict[int, list[bytes]] = {}
+        for attempt, span_id, _ in identities:
+            by_attempt.setdefault(attempt, []).append(span_id)
+        found: dict[SpanIdentity, int] = {}
+        for attempt, span_ids in by_attempt.items():
+            for start in range(0, len(span_ids), _LOOKED_UP_AT_ONCE):
+                wanted = span_ids[start : start + _LOOKED_UP_AT_ONCE]
+                wanted += [b""] * (_LOOKED_UP_AT_ONCE - len(wanted))  # one statement for every number of them
+                for span_id, trace_id, number in self._execute(_SELECT_IDENTITIES, (attempt, *wanted)):
+                    found[attempt, span_id, trace_id] = number
+        return found
 
     def add_spans(self, rows: Iterable[SpanRow]) -> None:
         """Insert spans whose identities are new."""

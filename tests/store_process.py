@@ -1,0 +1,141 @@
+"""Store servers in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import re
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+COMMAND = [sys.executable, "-m", "agentlightning.store_grpc"]
+READY = re.compile(
+    r"^agentlightning store listening on (?P<address>\S+:(?P<port>\d+)) store=(?P<store>\S+) store_id=\w+$"
+)
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of this process without what would set options of a server."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("AGL_")} | dict(extra or {})
+
+
+def run_command(
+    *options: str, env: Mapping[str, str] | None = None, timeout: float = 20.0
+) -> subprocess.CompletedProcess[str]:
+    """Run a server that is expected to end by itself."""
+    return subprocess.run(
+        [*COMMAND, *options], env=environment(env), capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+class StoreProcess:
+    """A server that can be stopped, killed and started again on the same port.
+
+    Args:
+        store: URL of the store.
+        options: Further options.
+        env: Environment variables to add.
+        log: File that stderr goes to; None shows it to whoever runs the tests.
+    """
+
+    def __init__(
+        self,
+        store: str = "memory://",
+        *,
+        options: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        log: Path | None = None,
+    ) -> None:
+        self.store = store
+        self.port = 0
+        self.address = ""
+        self.ready_line = ""
+        self._options = list(options)
+        self._env = env
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, within: float = 20.0) -> None:
+        """Start it, on the port that it had before if it had one; returns when it says that it is ready."""
+        command = [*COMMAND, "--store", self.store, *self._options]
+        if "--port" not in self._options:
+            command += ["--port", str(self.port)]
+        with open(self._log or os.devnull, "ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                env=environment(self._env),
+                stdout=subprocess.PIPE,
+                stderr=log if self._log is not None else None,
+            )
+        self.ready_line = self._first_line(within)
+        found = READY.match(self.ready_line)
+        if found is None:
+            self.kill()
+            raise AssertionError(f"the server did not say that it is ready: {self.ready_line!r}")
+        self.address, self.port = found["address"], int(found["port"])
+
+    def _first_line(self, within: float) -> str:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        end = time.monotonic() + within
+        data = b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            while not data.endswith(b"\n") and selector.select(max(0.0, end - time.monotonic())):
+                more = os.read(self._process.stdout.fileno(), 4096)
+                if not more:
+                    break
+                data += more
+        return data.decode().rstrip("\n")
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """True until it has ended."""
+        return self._process is not None and self._process.poll() is None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def wait(self, within: float = 20.0) -> int:
+        """Return its exit code once it has ended."""
+        assert self._process is not None
+        code = self._process.wait(within)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        return code
+
+    def stop(self, within: float = 20.0) -> int:
+        """Ask it to end, and return its exit code."""
+        self.signal(signal.SIGTERM)
+        return self.wait(within)
+
+    def kill(self) -> None:
+        """End it without a chance to do anything more."""
+        if self._process is not None:
+            self._process.kill()
+            self.wait()
+
+
+def run_python(code: str, *arguments: str, timeout: float = 30.0, **settings: Any) -> subprocess.CompletedProcess[str]:
+    """Run code in a process of its own that ends by itself."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        **settings,
+    )
