@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import os
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,11 +20,19 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
+@pytest.fixture
+def quick_folder() -> Iterator[Path]:
+    """A folder for databases, in memory where the system has such a place: most tests are not about the disk."""
+    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="agentlightning-test-", dir=place) as folder:
+        yield Path(folder)
+
+
 @pytest.fixture(params=VARIANTS, ids=str)
-def variant(request: pytest.FixtureRequest, tmp_path: Path) -> Variant:
+def variant(request: pytest.FixtureRequest, quick_folder: Path) -> Variant:
     """Each way in which a store can be kept and reached."""
     kind, transport = request.param
-    return Variant(kind, transport, tmp_path)
+    return Variant(kind, transport, quick_folder)
 
 
 @pytest_asyncio.fixture

@@ -38,33 +38,38 @@ class StoreProcess:
 
     Args:
         store: URL of the store.
+        port: Port to listen on; 0 takes a free one, and that one again at each further start.
         options: Further options.
         env: Environment variables to add.
         log: File that stderr goes to; None shows it to whoever runs the tests.
+        says_where: False leaves store and port to the environment variables.
     """
 
     def __init__(
         self,
         store: str = "memory://",
         *,
+        port: int = 0,
         options: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         log: Path | None = None,
+        says_where: bool = True,
     ) -> None:
         self.store = store
-        self.port = 0
+        self.port = port
         self.address = ""
         self.ready_line = ""
         self._options = list(options)
         self._env = env
         self._log = log
+        self._says_where = says_where
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, within: float = 20.0) -> None:
         """Start it, on the port that it had before if it had one; returns when it says that it is ready."""
-        command = [*COMMAND, "--store", self.store, *self._options]
-        if "--port" not in self._options:
-            command += ["--port", str(self.port)]
+        command = [*COMMAND, *self._options]
+        if self._says_where:
+            command += ["--store", self.store, "--port", str(self.port)]
         with open(self._log or os.devnull, "ab") as log:
             self._process = subprocess.Popen(
                 command,

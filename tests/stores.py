@@ -70,19 +70,16 @@ class OpenStore:
 
     async def until_waiting(self, count: int = 1) -> None:
         """Return when that many calls are held by the engine."""
-        async with asyncio.timeout(5) if hasattr(asyncio, "timeout") else _no_limit():
-            while self.waiting() != count:
-                await asyncio.sleep(0.002)
+        for _ in range(1000):
+            if self.waiting() == count:
+                return
+            await asyncio.sleep(0.005)
+        raise AssertionError(f"{self.waiting()} calls are held, not {count}")
 
     def waiting(self) -> int:
         """Return the number of calls that the engine holds."""
         waiters = self.engine._waiters  # noqa: SLF001  no call of the contract tells
         return len({subscription for waiting in waiters._by_key.values() for subscription in waiting})  # noqa: SLF001
-
-
-@asynccontextmanager
-async def _no_limit() -> AsyncIterator[None]:
-    yield  # Python 3.10; the limit on the whole test stands in
 
 
 @dataclass
@@ -104,7 +101,6 @@ class Variant:
             span_bound: The engine's.
             max_bytes: The memory storage's; sqlite has no such bound.
         """
-        # A power cut is not among the faults that these tests make, so they need not wait for the disk.
         storage = (
             MemoryStorage(max_bytes)
             if self.kind == "memory"

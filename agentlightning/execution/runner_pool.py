@@ -6,8 +6,10 @@ import asyncio
 import atexit
 import logging
 import multiprocessing
+import os
 import pickle
 import signal
+import sys
 import threading
 import time
 from collections.abc import Collection, Iterator
@@ -71,13 +73,18 @@ def check_spawnable(bundle: RunnerBundle) -> None:
             'put what it does under `if __name__ == "__main__":`'
         )
     try:
-        pickle.dumps(bundle)
+        pickled = pickle.dumps(bundle)
     except Exception as error:
         raise TypeError(
             f"the agent and its runner cannot be sent to runner processes: {error}. Define the agent at the top level "
             "of a module or script (not inside a function, and not as a lambda), and let it open connections, locks "
             "and models when it first needs them"
         ) from error
+    main = sys.modules["__main__"]
+    if b"__main__" in pickled and main.__spec__ is None and not os.path.isfile(getattr(main, "__file__", None) or ""):
+        raise TypeError(
+            "the agent is defined in an interactive session, which runner processes cannot import: move it to a module"
+        )
 
 
 @contextmanager

@@ -43,6 +43,9 @@ STORE_PATIENCE_SECONDS: Final = 300.0
 """How long a runner goes on asking a store that does not answer."""
 _LEASE_INTERVALS = 3
 _SHORTEST_LEASE = 5.0
+# What the store's contract allows.
+_LONGEST_LEASE = 86_400.0
+_LONGEST_WAIT = 60.0
 _TRANSIENT = (Unavailable, DeadlineExceeded, ResourceExhausted, Aborted, Internal)
 
 
@@ -69,7 +72,7 @@ class LitAgentRunner(Runner[T]):
             tracer: What records the agent.
             max_rollouts: How many rollouts to run before leaving; None sets no limit.
             poll_interval: How long, in seconds, one request for work waits at the store, which answers as soon as
-                there is some.
+                there is some; at most 60.
             heartbeat_interval: Seconds between two heartbeats. Claims are leased for three of them. With 0 there
                 are no heartbeats and no leases.
             interval_jitter: Most seconds by which an interval is made longer or shorter.
@@ -226,6 +229,7 @@ class LitAgentRunner(Runner[T]):
             tracer=self._tracer,
             hooks=self._hooks,
             resources=lambda: resources.resources_for(rollout, store),
+            on_ending=lambda: held.mark_ending(attempt.key),
         )
         held.add(attempt.key, attempt.stop)
         # A task of its own has a context of its own, so that one attempt's trace never shows in the next.
@@ -273,7 +277,7 @@ class LitAgentRunner(Runner[T]):
                 claimed = await self.get_store().claim_rollouts(
                     limit=1,
                     worker_id=self.get_worker_id(),
-                    wait=self._poll_interval,
+                    wait=min(self._poll_interval, _LONGEST_WAIT),
                     lease=self._lease(),
                     known_resources=resources.known(),
                 )
@@ -296,7 +300,7 @@ class LitAgentRunner(Runner[T]):
     def _lease(self) -> float | None:
         if self._heartbeat_interval <= 0:
             return None
-        return max(_LEASE_INTERVALS * self._heartbeat_interval, _SHORTEST_LEASE)
+        return min(max(_LEASE_INTERVALS * self._heartbeat_interval, _SHORTEST_LEASE), _LONGEST_LEASE)
 
     def _heartbeat(self, held: HeldAttempts) -> AbstractAsyncContextManager[None]:
         if self._heartbeat_interval <= 0:
@@ -306,7 +310,7 @@ class LitAgentRunner(Runner[T]):
             self.get_worker_id(),
             interval=self._heartbeat_interval,
             jitter=self._interval_jitter,
-            held=held.keys,
+            held=held,
             on_command=lambda command: self._obey(command, held),
             include_gpu=self._heartbeat_include_gpu,
             own_thread=self._heartbeat_launch_mode == "thread",

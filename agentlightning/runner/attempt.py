@@ -22,7 +22,7 @@ from agentlightning.types import (
     RolloutRawResult,
     Span,
 )
-from agentlightning.utils.threads import background_loop, run_in_thread
+from agentlightning.utils.threads import run_in_thread
 
 if TYPE_CHECKING:
     from agentlightning.runner.base import Runner
@@ -30,11 +30,6 @@ if TYPE_CHECKING:
     from agentlightning.tracer.base import Tracer
 
 logger = logging.getLogger(__name__)
-
-BEGUN_AFTER_SECONDS: Final = 0.2
-"""When an attempt is reported as running, unless it has ended by then. Without that, an agent that kills its process
-before its first span would be handed out for ever: a lease that runs out on an attempt that was never begun costs
-none. Short rollouts are spared the call."""
 
 STOP_GRACE_SECONDS: Final = 5.0
 """What a runner that is being stopped grants the agent to clean up, and the report to arrive."""
@@ -65,6 +60,7 @@ class AttemptRun:
         tracer: Tracer,
         hooks: Sequence[Hook],
         resources: Callable[[], Awaitable[NamedResources]],
+        on_ending: Callable[[], None],
     ) -> None:
         """Prepares the run; to be called on the event loop that will `run` it.
 
@@ -76,6 +72,7 @@ class AttemptRun:
             tracer: What records the agent.
             hooks: Whom to call on the way.
             resources: Fetches the resources of the rollout.
+            on_ending: Called when the agent has ended, before that is reported.
         """
         self.rollout = rollout
         self.key = (rollout.rollout_id, rollout.attempt.attempt_id)
@@ -87,6 +84,7 @@ class AttemptRun:
         self._tracer = tracer
         self._hooks = hooks
         self._resources = resources
+        self._on_ending = on_ending
         self._loop = asyncio.get_running_loop()
         self._agent_task: asyncio.Task[_Outcome] | None = None
         self._stop_reason: str | None = None
@@ -103,15 +101,12 @@ class AttemptRun:
                 store did not answer within `STOP_GRACE_SECONDS`.
             KeyboardInterrupt: The agent raised it. The attempt has been reported as cancelled.
         """
-        begun = asyncio.run_coroutine_threadsafe(self._report_begun(), self._io_loop())
         try:
             await self._execute()
         except asyncio.CancelledError as error:
             self._fail("cancelled", "the runner was stopped", error)
-            begun.cancel()
             await asyncio.wait({asyncio.create_task(self._finish())}, timeout=STOP_GRACE_SECONDS)
             raise
-        begun.cancel()
         finishing = asyncio.create_task(self._finish())
         try:
             await asyncio.shield(finishing)
@@ -201,6 +196,7 @@ class AttemptRun:
             self._unrecorded = spans
 
     async def _finish(self) -> None:
+        self._on_ending()
         with nowhere():
             spans: list[Span] = []
             try:
@@ -231,17 +227,6 @@ class AttemptRun:
                 )
         except Exception as error:  # noqa: BLE001 - the lease will run out, and the store decides what follows
             logger.error("the end of rollout %s, attempt %s could not be reported: %s", *self.key, error)
-
-    async def _report_begun(self) -> None:
-        with nowhere():
-            await asyncio.sleep(BEGUN_AFTER_SECONDS)
-            try:
-                await self._store.update_attempt(*self.key, status="running")
-            except Exception as error:  # noqa: BLE001 - heartbeats and spans say the same
-                logger.debug("rollout %s, attempt %s could not be reported as begun: %s", *self.key, error)
-
-    def _io_loop(self) -> asyncio.AbstractEventLoop:
-        return background_loop() if self._store.capabilities.get("thread_safe", False) else self._loop
 
     def _fail(self, kind: FailureKind, message: str, error: BaseException | None) -> None:
         # The first reason is the reason; what follows from it is not.

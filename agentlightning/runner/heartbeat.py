@@ -6,9 +6,10 @@ import asyncio
 import logging
 import random
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from agentlightning.tracer.recording import nowhere
 from agentlightning.types import CommandedWorker, WorkerCommand
@@ -22,9 +23,62 @@ logger = logging.getLogger(__name__)
 
 AttemptKey = tuple[str, str]
 
+BEGUN_AFTER_SECONDS: Final = 0.2
+"""Age at which an attempt is reported as running. Without that, an agent that kills its process before its first span
+would be handed out for ever: a lease that runs out on an attempt that was never begun costs none. Short rollouts are
+spared the call."""
+_TICK_SECONDS: Final = 0.2
+
+
+class HeldAttempts:
+    """The attempts that a runner holds, for its own loop and its heartbeat's."""
+
+    def __init__(self) -> None:
+        self._stops: dict[AttemptKey, Callable[[str], None]] = {}
+        self._unreported: dict[AttemptKey, float] = {}
+        self._lock = threading.Lock()
+
+    def add(self, key: AttemptKey, stop: Callable[[str], None]) -> None:
+        """Notes an attempt, and whom to call, from any thread, with the reason if it is to be stopped."""
+        with self._lock:
+            self._stops[key] = stop
+            self._unreported[key] = time.monotonic()
+
+    def mark_ending(self, key: AttemptKey) -> None:
+        """Notes that the end of an attempt is about to be reported, and its beginning need not be any more."""
+        with self._lock:
+            self._unreported.pop(key, None)
+
+    def discard(self, key: AttemptKey) -> None:
+        """Forgets an attempt."""
+        with self._lock:
+            self._stops.pop(key, None)
+            self._unreported.pop(key, None)
+
+    def keys(self) -> list[AttemptKey]:
+        """Returns the attempts."""
+        with self._lock:
+            return list(self._stops)
+
+    def take_begun(self) -> list[AttemptKey]:
+        """Returns, once each, the attempts that are to be reported as running."""
+        before = time.monotonic() - BEGUN_AFTER_SECONDS
+        with self._lock:
+            begun = [key for key, since in self._unreported.items() if since <= before]
+            for key in begun:
+                del self._unreported[key]
+            return begun
+
+    def stop(self, key: AttemptKey, reason: str) -> None:
+        """Has an attempt stopped, if it is held."""
+        with self._lock:
+            stop = self._stops.get(key)
+        if stop is not None:
+            stop(reason)
+
 
 class Heartbeat:
-    """Tells the store, again and again, that a worker lives and which attempts it holds."""
+    """Tells the store, again and again, that a worker lives, which attempts it holds, and which of them have begun."""
 
     def __init__(
         self,
@@ -33,7 +87,7 @@ class Heartbeat:
         *,
         interval: float,
         jitter: float,
-        held: Callable[[], Sequence[AttemptKey]],
+        held: HeldAttempts,
         on_command: Callable[[WorkerCommand], None],
         include_gpu: bool = False,
         own_thread: bool = True,
@@ -45,7 +99,7 @@ class Heartbeat:
             worker_id: Who lives.
             interval: Seconds between two heartbeats.
             jitter: Most seconds by which an interval is longer or shorter, so that workers do not fall into step.
-            held: Returns `(rollout_id, attempt_id)` of what the worker holds; called from any thread.
+            held: What the worker holds.
             on_command: Takes what the store answers; called from any thread, repeatedly for the same command.
             include_gpu: Whether to report the GPUs too.
             own_thread: Whether to beat beside the event loop, which agents may block. It needs a thread-safe store.
@@ -73,47 +127,27 @@ class Heartbeat:
         with nowhere():
             while True:
                 await self._beat()
-                await asyncio.sleep(self._interval + random.uniform(-self._jitter, self._jitter))
+                until = time.monotonic() + self._interval + random.uniform(-self._jitter, self._jitter)
+                while (left := until - time.monotonic()) > 0:
+                    await asyncio.sleep(min(left, _TICK_SECONDS))
+                    for key in self._held.take_begun():
+                        await self._report_begun(key)
 
     async def _beat(self) -> None:
         try:
             # Asking the GPUs takes a subprocess.
             stats = await run_in_thread(self._stats) if self._include_gpu else self._stats()
-            worker = await self._store.update_worker(self._worker_id, stats, held=self._held())
+            worker = await self._store.update_worker(self._worker_id, stats, held=self._held.keys())
             for command in worker.commands if isinstance(worker, CommandedWorker) else ():
                 self._on_command(command)
         except Exception as error:  # noqa: BLE001 - the next heartbeat may get through
             logger.warning("heartbeat of %s failed: %s", self._worker_id, error)
 
+    async def _report_begun(self, key: AttemptKey) -> None:
+        try:
+            await self._store.update_attempt(*key, status="running")
+        except Exception as error:  # noqa: BLE001 - the attempt's spans, or its end, will say the same
+            logger.warning("rollout %s, attempt %s could not be reported as running: %s", *key, error)
+
     def _stats(self) -> dict[str, Any]:
-        return {**system_snapshot(self._include_gpu), "held": len(self._held())}
-
-
-class HeldAttempts:
-    """The attempts that a runner holds, for its own loop and its heartbeat's."""
-
-    def __init__(self) -> None:
-        self._keys: dict[AttemptKey, Callable[[str], None]] = {}
-        self._lock = threading.Lock()
-
-    def add(self, key: AttemptKey, stop: Callable[[str], None]) -> None:
-        """Notes an attempt, and whom to call, from any thread, with the reason if it is to be stopped."""
-        with self._lock:
-            self._keys[key] = stop
-
-    def discard(self, key: AttemptKey) -> None:
-        """Forgets an attempt."""
-        with self._lock:
-            self._keys.pop(key, None)
-
-    def keys(self) -> list[AttemptKey]:
-        """Returns the attempts."""
-        with self._lock:
-            return list(self._keys)
-
-    def stop(self, key: AttemptKey, reason: str) -> None:
-        """Has an attempt stopped, if it is held."""
-        with self._lock:
-            stop = self._keys.get(key)
-        if stop is not None:
-            stop(reason)
+        return {**system_snapshot(self._include_gpu), "held": len(self._held.keys())}

@@ -12,7 +12,7 @@ import sys
 
 from agentlightning.store.errors import StoreError
 from agentlightning.store.opening import open_engine
-from agentlightning.store.server.server import StoreServer
+from agentlightning.store.server.server import StoreServer, refuse_others
 from agentlightning.store_grpc import options as command_line
 
 
@@ -37,6 +37,7 @@ async def _serve(options: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         with contextlib.suppress(NotImplementedError):  # Windows: Ctrl+C raises KeyboardInterrupt instead
             loop.add_signal_handler(number, stopping.set)
+    refuse_others(options.host, insecure=options.insecure)  # before a database is made
     engine = open_engine(options.store)
     try:
         server = StoreServer(

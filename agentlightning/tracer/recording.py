@@ -32,13 +32,14 @@ BACKLOG_BYTES: Final = 32 << 20
 """Unsent spans of one attempt at which a thread that ends a span has to wait."""
 BACKLOG_WAIT_SECONDS: Final = 30.0
 """Longest such wait. A store that is away for longer costs memory rather than spans."""
+_LOOK_AGAIN_SECONDS: Final = 0.005
 
 
 class Recording:
     """The trace of one attempt, or of a block that belongs to none.
 
-    Any thread may add spans. They leave in batches from an event loop of their own, and stay in memory as well, for
-    hooks and for the reward to be found.
+    Any thread may add spans. They leave in batches, from the background loop while the attempt runs and from the
+    caller's with `flush`, and stay in memory as well, for hooks and for the reward to be found.
     """
 
     def __init__(self, rollout_id: str = "", attempt_id: str = "", store: LightningStore | None = None) -> None:
@@ -61,6 +62,7 @@ class Recording:
         self._refusal: Exception | None = None
         self._armed = False
         self._failures = 0
+        self._sending = False
         self._timer: asyncio.TimerHandle | None = None
         self._pump: asyncio.Task[None] | None = None
         self._lock = threading.Lock()
@@ -69,7 +71,6 @@ class Recording:
         if store is not None:
             thread_safe = store.capabilities.get("thread_safe", False)
             self._loop = background_loop() if thread_safe else asyncio.get_running_loop()
-            self._sending = asyncio.Lock()
 
     @property
     def spans(self) -> list[Span]:
@@ -107,10 +108,9 @@ class Recording:
         Raises:
             Exception: What the store answered when it refused a span, or when it cannot be reached.
         """
-        if self._store is None:
-            return
-        drain = asyncio.run_coroutine_threadsafe(self._drain(), self._loop)
-        await asyncio.wrap_future(drain)
+        while not await self._drain():  # noqa: ASYNC110 - no event of asyncio works across loops
+            # The background is at it, on another loop.
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
         if self._refusal is not None:
             raise self._refusal
 
@@ -154,12 +154,22 @@ class Recording:
             else:
                 self._failures = 0
 
-    async def _drain(self) -> None:
-        # An instrumented gRPC library would otherwise record the sending of spans as spans to send.
-        with nowhere():
-            async with self._sending:
+    async def _drain(self) -> bool:
+        """Sends what is unsent, on the running loop; returns False if somebody else is at it."""
+        with self._lock:
+            if self._sent == len(self._spans) or self._store is None:
+                return True
+            if self._sending:
+                return False
+            self._sending = True
+        try:
+            # An instrumented gRPC library would otherwise record the sending of spans as spans to send.
+            with nowhere():
                 while batch := self._next_batch():
                     self._acknowledge(len(batch), await self._send(batch))
+        finally:
+            self._sending = False
+        return True
 
     async def _send(self, batch: list[Span]) -> Sequence[Span]:
         assert self._store is not None

@@ -186,20 +186,20 @@ class TestReporting:
 
     @pytest.mark.parametrize(
         "told",
-        [Timestamp(seconds=253_402_300_800), Timestamp(seconds=-62_135_596_801), Timestamp(nanos=-1)],
+        [Timestamp(seconds=9_223_372_037), Timestamp(seconds=-9_223_372_037), Timestamp(nanos=-1)],
         ids=["too late", "too early", "no time"],
     )
-    async def test_a_time_that_is_none_is_refused(self, api: StoreApi, told: Timestamp) -> None:
+    async def test_a_time_that_cannot_be_kept_is_refused(self, api: StoreApi, told: Timestamp) -> None:
         """Goes wrong when a time is stored that cannot be read back: the attempt can never be listed again."""
         attempt = await start(api, "r1")
         with refused(InvalidArgument, "INVALID_TIME"):
             await report(api, attempt, last_heartbeat_time=told)
         assert await attempts(api, "r1") == [attempt]
 
-    @pytest.mark.parametrize("seconds", [-62_135_596_800, 253_402_300_799])
-    async def test_times_of_the_contract_s_whole_range_are_kept(self, api: StoreApi, seconds: int) -> None:
+    @pytest.mark.parametrize("seconds", [-9_223_372_036, -1, 0, 9_223_372_036])
+    async def test_times_long_ago_and_far_ahead_are_kept(self, api: StoreApi, seconds: int) -> None:
         attempt = await start(api, "r1")
-        told = Timestamp(seconds=seconds)
+        told = Timestamp(seconds=seconds, nanos=1)
         await report(api, attempt, last_heartbeat_time=told)
         assert (await attempt_of(api, attempt)).last_heartbeat_time == told
 

@@ -181,7 +181,7 @@ async def test_the_shorter_of_lease_and_config_counts(store: OpenStore, api: Sto
 
 
 async def test_leases_end_by_themselves(variant: Variant) -> None:
-    """Goes wrong when limits are looked at only inside other calls: with one waiter and one dead runner nothing moves."""
+    """Goes wrong when limits are looked at only inside other calls: a waiter waits for a dead runner for ever."""
     async with variant.open() as living:
         await enqueue(living.api, "r1")
         first = await claim(living.api, lease=1)

@@ -154,7 +154,7 @@ async def test_an_unknown_rollout_is_not_found_and_named(api: StoreApi) -> None:
 
 
 async def test_an_answer_is_a_snapshot_that_later_changes_leave_alone(api: StoreApi) -> None:
-    """Goes wrong when a store hands out its own objects: callers change the store, and snapshots change by themselves."""
+    """Goes wrong when a store hands out its own objects: callers change the store, snapshots change alone."""
     request = v1.EnqueueRolloutsRequest(rollouts=[v1.NewRollout(rollout_id="r1", input=payload("asked"))])
     (rollout,) = (await api.enqueue_rollouts(HERE, request)).rollouts
     request.rollouts[0].input.data = b"other"

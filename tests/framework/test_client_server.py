@@ -338,6 +338,18 @@ def test_a_script_without_main_guard_is_told_so() -> None:
     assert "no runner is left" in output
 
 
+def test_an_agent_of_an_interactive_session_is_refused() -> None:
+    done = subprocess.run(
+        [sys.executable, "-"],
+        input=(HERE / "unguarded_script.py").read_text(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "TypeError: the agent is defined in an interactive session" in done.stderr
+
+
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 30
     while not path.exists():

@@ -38,7 +38,7 @@ from agentlightning import (
     rollout,
 )
 from agentlightning.runner import agent as runner_module
-from agentlightning.runner import attempt as attempt_module
+from agentlightning.runner.heartbeat import BEGUN_AFTER_SECONDS
 
 Body = Callable[[Any, Any, AttemptedRollout], Any]
 
@@ -568,7 +568,7 @@ async def test_an_attempt_without_spans_is_reported_as_running(store: LightningS
     go_on = ThreadingEvent()
     rollout = await store.enqueue_rollout(None)
     async with running(Sync(lambda *_: go_on.wait(10) and 1.0), store):
-        await asyncio.sleep(attempt_module.BEGUN_AFTER_SECONDS + 0.5)
+        await asyncio.sleep(BEGUN_AFTER_SECONDS + 0.5)
         (attempt,) = await store.query_attempts(rollout.rollout_id)
         go_on.set()
         assert attempt.status == "running"
@@ -592,6 +592,11 @@ async def test_without_heartbeats_there_is_no_lease(store: LightningStore) -> No
     worker = await store.get_worker_by_id("Worker-3")
     assert worker is not None
     assert worker.heartbeat_stats is None
+
+
+async def test_intervals_beyond_what_the_store_allows_are_cut(store: LightningStore) -> None:
+    attempt = await run_one(Sync(lambda *_: 1.0), store, heartbeat_interval=1e6, poll_interval=1e6)
+    assert attempt.status == "succeeded"
 
 
 async def test_failed_attempts_are_retried_as_configured(store: LightningStore) -> None:

@@ -118,6 +118,17 @@ def release(scope: Scope, request: v1.ReleaseAttemptsRequest) -> v1.ReleaseAttem
     return response
 
 
+def withdraw(scope: Scope, request: v1.ReleaseAttemptsRequest) -> v1.ReleaseAttemptsResponse:
+    """Take claims back whose caller has gone, unless it has come back for them by repeating the claim."""
+    response = v1.ReleaseAttemptsResponse()
+    for key in request.attempts:
+        rollout = scope.tx.rollout(scope.experiment.key, key.rollout_id)
+        attempt = None if rollout is None else scope.tx.attempt(rollout.key, key.attempt_id)
+        if attempt is not None and attempt.last_heartbeat_time is None:
+            response.released.extend(release(scope, v1.ReleaseAttemptsRequest(attempts=[key])).released)
+    return response
+
+
 def _is_untouched(scope: Scope, rollout: RolloutRow, attempt: AttemptRow) -> bool:
     """Tell whether nothing has come of an attempt; one may say that it prepares after it has sent spans."""
     if attempt.status != v1.ATTEMPT_STATUS_PREPARING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 
 from agentlightning.store.errors import FailedPrecondition, InvalidArgument, OutOfRange
@@ -25,12 +24,9 @@ def decode(cursor: str, store_id: str, experiment: ExperimentRow) -> int:
     """
     if not cursor:
         return 0
-    try:
-        of_store, of_experiment, change_seq = json.loads(base64.urlsafe_b64decode(cursor))
-        change_seq = int(change_seq)
-    except (ValueError, TypeError, binascii.Error) as error:
-        raise InvalidArgument("The cursor was not given by a store.", reason="CURSOR_INVALID") from error
-    if of_store != store_id or of_experiment != experiment.key:
+    of_store, of_experiment, change_seq = _parts(cursor)
+    went_back = change_seq > experiment.change_seq  # an older copy of the store was put in its place
+    if of_store != store_id or of_experiment != experiment.key or went_back:
         raise FailedPrecondition(
             "The cursor belongs to another store or experiment.",
             reason="CURSOR_FOREIGN",
@@ -42,3 +38,13 @@ def decode(cursor: str, store_id: str, experiment: ExperimentRow) -> int:
             reason="CURSOR_EXPIRED",
         )
     return change_seq
+
+
+def _parts(cursor: str) -> tuple[str, int, int]:
+    try:
+        store, experiment, change_seq = json.loads(base64.urlsafe_b64decode(cursor))
+        if type(store) is not str or type(experiment) is not int or type(change_seq) is not int or change_seq < 0:
+            raise ValueError("not the parts of a cursor")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InvalidArgument("The cursor was not given by a store.", reason="CURSOR_INVALID") from error
+    return store, experiment, change_seq

@@ -137,8 +137,17 @@ class Engine:
         return self.storage.read(lambda tx: rule(self._scope(tx, context.experiment, creates=False), request))
 
     def _reader(self, context: CallContext) -> streams.Reader:
+        experiment: int | None = None
+
         def read(rule: Callable[[Scope], A]) -> Awaitable[A]:
-            return self.storage.read(lambda tx: rule(self._scope(tx, context.experiment, creates=False)))
+            def work(tx: Tx) -> A:
+                nonlocal experiment
+                scope = self._scope(tx, context.experiment, creates=False)
+                experiments.check_same(scope.experiment, experiment)
+                experiment = scope.experiment.key
+                return rule(scope)
+
+            return self.storage.read(work)
 
         return read
 
@@ -158,14 +167,14 @@ class Engine:
         loop = asyncio.get_running_loop()
         wait = min((messages.duration_ns(request, "wait") or 0) / messages.SECOND, _LONGEST_POLL)
         end = loop.time() + wait
-        response, experiment = await self._claim(context, request)
+        response, experiment = await self._claim(context, request, None)
         if wait <= 0 or request.limit <= 0 or response.claims or response.draining:
             return response
         key = ("queue", experiment, "")
         subscription = self._waiters.subscribe([key])
         try:
             while True:
-                response, _ = await self._claim(context, request)
+                response, _ = await self._claim(context, request, experiment)
                 left = end - loop.time()
                 if left <= 0 or response.claims or response.draining:
                     return response
@@ -176,12 +185,19 @@ class Engine:
                 self._waiters.pass_on(key)
 
     async def _claim(
-        self, context: CallContext, request: v1.DequeueRolloutsRequest
+        self, context: CallContext, request: v1.DequeueRolloutsRequest, experiment: int | None
     ) -> tuple[v1.DequeueRolloutsResponse, int]:
-        """Claim what there is now, and give it back if the caller goes away meanwhile."""
+        """Claim what there is now, and give it back if the caller goes away meanwhile.
+
+        Args:
+            context: The call's.
+            request: The claim.
+            experiment: Key of the experiment that the call began with; None at its beginning.
+        """
 
         def work(tx: Tx) -> tuple[v1.DequeueRolloutsResponse, int]:
             scope = self._scope(tx, context.experiment, creates=False)
+            experiments.check_same(scope.experiment, experiment)
             response = rollouts.dequeue(scope, request, context.is_present)
             scope.finish()
             return response, scope.experiment.key
@@ -207,7 +223,7 @@ class Engine:
         ]
         if held:
             giving = asyncio.ensure_future(
-                self._write(context, attempts.release, v1.ReleaseAttemptsRequest(attempts=held))
+                self._write(context, attempts.withdraw, v1.ReleaseAttemptsRequest(attempts=held))
             )
             giving.add_done_callback(lambda done: done.cancelled() or done.exception())
 

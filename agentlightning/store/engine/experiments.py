@@ -31,6 +31,17 @@ def existing(tx: Tx, name: str) -> ExperimentRow:
     return row
 
 
+def check_same(row: ExperimentRow, key: int | None) -> None:
+    """Raise if a long call began with another experiment of this name, which has been deleted since.
+
+    Args:
+        row: The experiment that has the name now.
+        key: The one that the call began with; None at its beginning.
+    """
+    if key is not None and row.key != key:
+        raise experiment_not_found(row.name)
+
+
 def ensure(tx: Tx, name: str, now: int) -> ExperimentRow:
     """Return an experiment, a new one if there is none of this name."""
     row = tx.experiment(name)

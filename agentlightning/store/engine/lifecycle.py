@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from agentlightning.store.engine.messages import duration_ns
+from agentlightning.store.engine.messages import END_OF_TIME, duration_ns
 from lightning_store import v1
 
 MOST_FREE_LOSSES = 10
@@ -52,10 +52,11 @@ def _retry_granted(
     config: v1.RolloutConfig,
     attempts: Iterable[PastAttempt],
 ) -> bool:
-    if failure is not None and failure.HasField("retryable") and not failure.retryable:
+    kind = v1.ATTEMPT_FAILURE_KIND_UNSPECIFIED if failure is None else failure.kind
+    ruled_out = failure is not None and failure.HasField("retryable") and not failure.retryable
+    if ruled_out or kind == v1.ATTEMPT_FAILURE_KIND_CANCELLED:
         return False
     budgets = {budget.kind: budget.max_retries for budget in config.retry_budgets}
-    kind = v1.ATTEMPT_FAILURE_KIND_UNSPECIFIED if failure is None else failure.kind
     if kind in budgets:
         return sum(past.failure_kind == kind for past in attempts) <= budgets[kind]
     charged = sum(past.charged and past.failure_kind not in budgets for past in attempts)
@@ -84,9 +85,9 @@ class Limits(NamedTuple):
     config: v1.RolloutConfig
 
     def expiry(self) -> int | None:
-        """Return the first moment at which one of the limits is exceeded."""
+        """Return the first moment at which one of the limits is exceeded; None when there is none."""
         moments = [start + length + 1 for start, length in self._spans() if length is not None]
-        return min(moments, default=None)
+        return min((moment for moment in moments if moment <= END_OF_TIME), default=None)
 
     def exceeded(self, now: int) -> v1.AttemptStatus.ValueType | None:
         """Return the status that the attempt must take, None while it is within its limits."""

@@ -15,15 +15,13 @@ from lightning_store import v1
 SECOND = 1_000_000_000
 """Nanoseconds in a second."""
 
+END_OF_TIME = (1 << 63) - 1
+"""The last time that can be stored, in nanoseconds since the epoch."""
+
 
 def timestamp(time: int | None) -> Timestamp | None:
     """Return nanoseconds since the epoch as a message; None stays unset."""
     return None if time is None else Timestamp(seconds=time // SECOND, nanos=time % SECOND)
-
-
-def time_ns(message: Timestamp) -> int:
-    """Return a timestamp in nanoseconds since the epoch."""
-    return message.seconds * SECOND + message.nanos
 
 
 def duration_ns(message: Message, field: str) -> int | None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from google.protobuf.message import Message
 
-from agentlightning.store.engine.messages import fingerprint
+from agentlightning.store.engine.messages import END_OF_TIME, fingerprint
 from agentlightning.store.errors import InvalidArgument
 from agentlightning.store.storage.schema import Table
 from agentlightning.store.storage.tx import Condition, Position, Query
@@ -54,7 +53,7 @@ def start_query(
             reason="UNKNOWN_ORDER",
             metadata={"order_by": order},
         )
-    after = _position(page.page_token, _digest(request)) if page.page_token else None
+    after = _position(page.page_token, _digest(request), len(table.order[order]) + 1) if page.page_token else None
     return Query(
         must=list(must),
         conditions=list(conditions),
@@ -110,13 +109,23 @@ def _token(position: Position, digest: str) -> str:
     return base64.urlsafe_b64encode(json.dumps([digest, position]).encode()).decode()
 
 
-def _position(token: str, digest: str) -> Position:
+def _position(token: str, digest: str, length: int) -> Position:
     try:
         of_request, position = json.loads(base64.urlsafe_b64decode(token))
-    except (ValueError, binascii.Error) as error:
-        raise InvalidArgument("page.page_token was not given by this store.", reason="PAGE_TOKEN_INVALID") from error
-    if of_request != digest or not isinstance(position, list):
+    except (ValueError, TypeError, RecursionError) as error:
+        raise _invalid_token() from error
+    if of_request != digest:
         raise InvalidArgument(
             "page.page_token belongs to a request with other arguments.", reason="PAGE_TOKEN_MISMATCH"
         )
+    if not isinstance(position, list) or len(position) != length or not all(map(_is_storable, position)):
+        raise _invalid_token()
     return position
+
+
+def _is_storable(value: object) -> bool:
+    return isinstance(value, str) or (type(value) is int and -END_OF_TIME <= value <= END_OF_TIME)
+
+
+def _invalid_token() -> InvalidArgument:
+    return InvalidArgument("page.page_token was not given by this store.", reason="PAGE_TOKEN_INVALID")

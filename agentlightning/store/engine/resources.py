@@ -112,6 +112,8 @@ def _checked(named: Iterable[v1.NamedResource]) -> v1.Resources:
                 reason="INVALID_RESOURCES",
                 metadata={"name": entry.name},
             )
+        for llm in (entry.resource.llm, entry.resource.proxy_llm.llm):
+            check_payload(llm, "sampling_parameters")
         if kind == "custom":
             check_payload(entry.resource.custom, "body")
             if entry.resource.custom.resource_type in _OWN_TYPES:

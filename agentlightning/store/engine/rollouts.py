@@ -16,6 +16,7 @@ from agentlightning.store.engine.transitions import (
     occupy_worker,
     refresh_limits,
     settle_worker,
+    sign_of_life,
 )
 from agentlightning.store.engine.validation import (
     check_config,
@@ -177,6 +178,8 @@ def _earlier_claims(scope: Scope, claim_id: str) -> list[v1.Claim]:
     claims = []
     for attempt in scope.tx.claimed_attempts(scope.experiment.key, claim_id):
         row = scope.tx.rollout_by_key(attempt.rollout)
+        if attempt.status == v1.ATTEMPT_STATUS_PREPARING:
+            sign_of_life(scope, row, attempt, works=False)
         claims.append(
             v1.Claim(
                 rollout=current(scope, row.rollout_id),

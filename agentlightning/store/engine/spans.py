@@ -12,7 +12,7 @@ from agentlightning.store.engine.paging import MOST_BYTES, Sizes, start_query, t
 from agentlightning.store.engine.rollouts import existing
 from agentlightning.store.engine.scope import Scope, SpanBound
 from agentlightning.store.engine.transitions import sign_of_life
-from agentlightning.store.engine.validation import LATEST
+from agentlightning.store.engine.validation import LATEST, check_payload
 from agentlightning.store.errors import InvalidArgument, ResourceExhausted
 from agentlightning.store.statuses import FINISHED
 from agentlightning.store.storage.rows import AttemptRow, RolloutRow, SpanRow
@@ -21,6 +21,9 @@ from agentlightning.store.storage.tx import Condition, Position, Query, SpanIden
 from lightning_store import v1
 
 logger = logging.getLogger(__name__)
+
+MOST_SEQUENCE_ID = 1 << 62
+"""The highest number that a client may give a span: it leaves room for those that the server gives after it."""
 
 _SIZES = Sizes(default=1000, most=10_000)
 _MOST_RESERVED = 100_000
@@ -53,7 +56,7 @@ class _Targets:
             rollout = self._rollouts.get(rollout_id)
             if rollout is None:
                 rollout = self._rollouts[rollout_id] = existing(self._scope, rollout_id)
-            target = _Target(rollout, attempt_rules.find(self._scope, rollout, attempt_id))
+            target = _Target(rollout, attempt_rules.named(self._scope, rollout, attempt_id))
             self._targets[rollout_id, attempt_id] = target
         return target
 
@@ -142,6 +145,7 @@ def _row(arrival: _Arrival) -> SpanRow:
 
 
 def _check(span: v1.Span, trace_id: bytes, span_id: bytes) -> None:
+    check_payload(span, "extra")
     parent_id = span.parent_span_id
     for field, value, size in (("trace_id", trace_id, 16), ("span_id", span_id, 8), ("parent_span_id", parent_id, 8)):
         if value and len(value) != size:
@@ -150,9 +154,9 @@ def _check(span: v1.Span, trace_id: bytes, span_id: bytes) -> None:
                 reason="INVALID_SPAN",
                 metadata={"field": field, "rollout_id": span.rollout_id},
             )
-    if span.sequence_id < 0:
+    if not 0 <= span.sequence_id <= MOST_SEQUENCE_ID:
         raise InvalidArgument(
-            f"Span {span.name!r} of rollout {span.rollout_id}: sequence_id must not be negative.",
+            f"Span {span.name!r} of rollout {span.rollout_id}: sequence_id must be 0 to 2**62, not {span.sequence_id}.",
             reason="INVALID_SPAN",
             metadata={"field": "sequence_id", "rollout_id": span.rollout_id},
         )

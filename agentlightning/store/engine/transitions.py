@@ -332,9 +332,12 @@ def _with_details(attempt: AttemptRow, **fields: Any) -> bytes:
 
 
 def _trimmed(failure: v1.AttemptFailure | None) -> v1.AttemptFailure | None:
-    if failure is None or len(failure.message) <= _LONGEST_MESSAGE:
+    if failure is None:
+        return None
+    message = failure.message.encode()
+    if len(message) <= _LONGEST_MESSAGE:
         return failure
     short = v1.AttemptFailure()
     short.CopyFrom(failure)
-    short.message = failure.message[:_LONGEST_MESSAGE]
+    short.message = message[:_LONGEST_MESSAGE].decode(errors="ignore")
     return short

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 
-from agentlightning.store.engine.messages import SECOND, duration_ns
+from agentlightning.store.engine.messages import END_OF_TIME, SECOND, duration_ns
 from agentlightning.store.errors import InvalidArgument
 from lightning_store import v1
 
@@ -16,6 +17,7 @@ LATEST = "latest"
 _LONGEST_ID = 200
 _SHORTEST_LEASE = SECOND
 _LONGEST_LEASE = 24 * 3600 * SECOND
+_NEVER_BUDGETED = frozenset({v1.ATTEMPT_FAILURE_KIND_UNSPECIFIED, v1.ATTEMPT_FAILURE_KIND_CANCELLED})
 
 
 def check_id(value: str, field: str) -> str:
@@ -52,9 +54,9 @@ def check_config(config: v1.RolloutConfig) -> None:
             metadata={"field": "max_attempts"},
         )
     kinds = [budget.kind for budget in config.retry_budgets]
-    if len(set(kinds)) != len(kinds) or v1.ATTEMPT_FAILURE_KIND_UNSPECIFIED in kinds:
+    if len(set(kinds)) != len(kinds) or not _NEVER_BUDGETED.isdisjoint(kinds):
         raise InvalidArgument(
-            "config.retry_budgets must name each kind of failure at most once.",
+            "config.retry_budgets must name each kind of failure at most once, and neither UNSPECIFIED nor CANCELLED.",
             reason="INVALID_CONFIG",
             metadata={"field": "retry_budgets"},
         )
@@ -82,6 +84,21 @@ def lease_ns(message: Message) -> int | None:
             metadata={"field": "lease"},
         )
     return lease
+
+
+def time_ns(message: Message, field: str) -> int | None:
+    """Return a field that holds a time in nanoseconds since the epoch; None when it is unset."""
+    if not message.HasField(field):
+        return None
+    value: Timestamp = getattr(message, field)
+    time = value.seconds * SECOND + value.nanos
+    if not 0 <= value.nanos < SECOND or not -END_OF_TIME <= time <= END_OF_TIME:
+        raise InvalidArgument(
+            f"{field} must be a time between the years 1678 and 2262.",
+            reason="INVALID_TIME",
+            metadata={"field": field},
+        )
+    return time
 
 
 def check_count(items: Iterable[object], most: int, field: str) -> None:

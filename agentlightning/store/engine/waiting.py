@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterable
-from contextlib import suppress
 
 from agentlightning.store.errors import Unavailable
 from agentlightning.store.storage.signals import Signal
@@ -107,8 +106,13 @@ class Subscription:
             Unavailable: The store is shutting down.
         """
         if not self._fired and not self._ended:
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._event.wait(), timeout)
+            # Not asyncio.wait_for: before Python 3.12 it swallows a cancellation that comes just after the wake-up.
+            alarm = None if timeout is None else self._loop.call_later(timeout, self._event.set)
+            try:
+                await self._event.wait()
+            finally:
+                if alarm is not None:
+                    alarm.cancel()
         if self._ended:
             raise Unavailable("The store is shutting down.", reason="SHUTTING_DOWN", retry_after=1.0)
         with self._waiters._lock:  # noqa: SLF001  one lock for both

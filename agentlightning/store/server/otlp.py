@@ -9,6 +9,7 @@ import grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 
 from agentlightning.store.api import CallContext, StoreApi
+from agentlightning.store.engine.spans import MOST_SEQUENCE_ID
 from agentlightning.store.errors import InvalidArgument, NotFound
 from agentlightning.store.server.servicers import Context, abort, call_context, parse
 from lightning_store import v1
@@ -115,7 +116,7 @@ def _assign(span: v1.Span, defaults: dict[str, Any]) -> str | None:
         return f"span {span.name!r} does not say {ROLLOUT_ATTRIBUTE} and {ATTEMPT_ATTRIBUTE}"
     span.rollout_id, span.attempt_id = str(rollout_id), str(attempt_id)
     number = str(place.get(SEQUENCE_ATTRIBUTE, 0))
-    if not number.isdecimal() or len(number) > _MOST_DIGITS or int(number) >= 1 << 63:
+    if not number.isdecimal() or len(number) > _MOST_DIGITS or int(number) > MOST_SEQUENCE_ID:
         return f"span {span.name!r} has the {SEQUENCE_ATTRIBUTE} {number[:40]!r}, which is no number above zero"
     span.sequence_id = int(number)
     return None

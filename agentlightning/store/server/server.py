@@ -27,6 +27,19 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def refuse_others(host: str, *, insecure: bool) -> None:
+    """Check that only this machine can reach a host to listen on, unless others are wanted.
+
+    Raises:
+        ValueError: Others could reach it.
+    """
+    if not insecure and not is_loopback(host):
+        raise ValueError(
+            f"Refusing to listen on {host}: others could reach it, and the store has no TLS and asks nobody who he "
+            "is. Listen on 127.0.0.1, or say --insecure (insecure=True) if the network is trusted."
+        )
+
+
 class StoreServer:
     """Serves an engine over gRPC, with OTLP, health and reflection on the same port. Belongs to one event loop.
 
@@ -50,11 +63,7 @@ class StoreServer:
         insecure: bool = False,
         max_message_bytes: int | None = None,
     ) -> None:
-        if not insecure and not is_loopback(host):
-            raise ValueError(
-                f"Refusing to listen on {host}: others could reach it, and the store has no TLS and asks nobody who he "
-                "is. Listen on 127.0.0.1, or say --insecure (insecure=True) if the network is trusted."
-            )
+        refuse_others(host, insecure=insecure)
         self.host = host
         self.port = port
         self._engine = engine

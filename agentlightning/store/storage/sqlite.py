@@ -219,12 +219,14 @@ def _take_ownership(path: Path) -> sqlite3.Connection:
         raise FailedPrecondition(
             f"Cannot open {path}: the folder {path.parent} does not exist.", reason="DATABASE_UNAVAILABLE"
         )
-    lock = sqlite3.connect(f"{path}-lock", isolation_level=None, check_same_thread=False, timeout=0)
+    lock: sqlite3.Connection | None = None
     try:
+        lock = sqlite3.connect(f"{path}-lock", isolation_level=None, check_same_thread=False, timeout=0)
         lock.execute("PRAGMA journal_mode = MEMORY")
         lock.execute("BEGIN EXCLUSIVE")
     except sqlite3.Error as error:
-        lock.close()
+        if lock is not None:
+            lock.close()
         if "locked" in str(error):
             raise FailedPrecondition(
                 f"Cannot open {path}: another server has it open.", reason="DATABASE_IN_USE"
