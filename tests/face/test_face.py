@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +15,15 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from agentlightning.store.api import CallContext
 from agentlightning.store.base import LightningStore
+from agentlightning.store.client import LightningStoreClient
 from agentlightning.store.engine.engine import Engine
 from agentlightning.store.engine.scope import SpanBound
 from agentlightning.store.errors import NotFound, Unavailable
 from agentlightning.store.face import StoreFace
+from agentlightning.store.local import LocalStore
+from agentlightning.store.memory import InMemoryLightningStore
+from agentlightning.store.server import LightningStoreServer
+from agentlightning.store.sqlite import SqliteLightningStore
 from agentlightning.store.storage.memory import MemoryStorage
 from agentlightning.types import (
     LLM,
@@ -42,9 +48,29 @@ async def engine() -> AsyncIterator[Engine]:
     engine.close()
 
 
-@pytest.fixture
-def store(engine: Engine) -> StoreFace:
-    return StoreFace(engine)
+@pytest.fixture(params=["memory", "sqlite"])
+async def local(request: pytest.FixtureRequest, quick_folder: Path) -> AsyncIterator[LocalStore]:
+    """Each store of this process."""
+    if request.param == "memory":
+        local: LocalStore = InMemoryLightningStore()
+    else:
+        local = SqliteLightningStore(quick_folder / "store.db", synchronous="NORMAL")
+    yield local
+    await local.close()
+
+
+@pytest.fixture(params=["in-process", "grpc"])
+async def store(request: pytest.FixtureRequest, local: LocalStore) -> AsyncIterator[StoreFace]:
+    """Each store of this process, and the same behind a server."""
+    if request.param == "in-process":
+        yield local
+        return
+    server = LightningStoreServer(local, port=0)
+    await server.start()
+    client = LightningStoreClient(server.endpoint)
+    yield client
+    await client.close()
+    await server.stop()
 
 
 def make_span(rollout: AttemptedRollout, **fields: Any) -> Span:
@@ -534,11 +560,11 @@ async def test_a_store_that_never_lets_wait_is_given_up(monkeypatch: pytest.Monk
     engine.close()
 
 
-async def test_a_store_that_is_closed_ends_the_wait(store: StoreFace, engine: Engine) -> None:
-    rollout = await store.enqueue_rollout("x")
-    waiting = asyncio.create_task(store.wait_for_rollouts(rollout_ids=[rollout.rollout_id]))
+async def test_a_store_that_is_closed_ends_the_wait(local: LocalStore) -> None:
+    rollout = await local.enqueue_rollout("x")
+    waiting = asyncio.create_task(local.wait_for_rollouts(rollout_ids=[rollout.rollout_id]))
     await asyncio.sleep(0.05)
-    engine.close()
+    await local.close()
     with pytest.raises(Unavailable):
         await asyncio.wait_for(waiting, 5)
 
@@ -596,13 +622,17 @@ async def test_statistics_are_the_totals(store: StoreFace) -> None:
     await store.add_resources({})
     await store.update_worker("w")
     statistics = await store.statistics()
-    assert statistics["name"] == "memory"
+    assert statistics["name"] in ("memory", "sqlite")
     assert (statistics["total_rollouts"], statistics["total_attempts"]) == (1, 1)
     assert (statistics["total_resources"], statistics["total_workers"], statistics["total_spans"]) == (1, 1, 0)
     assert statistics["uptime"] >= 0
-    assert store.capabilities == {"thread_safe": True, "async_safe": True, "zero_copy": False, "otlp_traces": False}
+    served = isinstance(store, LightningStoreClient)
+    assert store.capabilities == {"thread_safe": True, "async_safe": True, "zero_copy": served, "otlp_traces": served}
+
+
+async def test_a_store_of_this_process_has_no_endpoint(local: LocalStore) -> None:
     with pytest.raises(NotImplementedError):
-        store.otlp_traces_endpoint()
+        local.otlp_traces_endpoint()
 
 
 async def test_what_is_returned_is_a_copy(store: StoreFace) -> None:

@@ -20,8 +20,8 @@ from agentlightning.store.engine.validation import (
     check_id,
     check_known,
     check_payload,
+    checked_time,
     lease_ns,
-    time_ns,
 )
 from agentlightning.store.errors import AlreadyExists, InvalidArgument, NotFound
 from agentlightning.store.statuses import LIVE
@@ -84,7 +84,7 @@ def start(scope: Scope, request: v1.StartAttemptRequest) -> v1.StartAttemptRespo
 def update(scope: Scope, request: v1.UpdateAttemptRequest) -> v1.UpdateAttemptResponse:
     """Take a report on an attempt."""
     check_payload(request, "metadata")
-    shown = time_ns(request, "last_heartbeat_time")
+    shown = checked_time(request, "last_heartbeat_time")
     if request.status:
         check_known(request.status, v1.AttemptStatus, "status")
     rollout = existing(scope, request.rollout_id)
@@ -118,15 +118,17 @@ def release(scope: Scope, request: v1.ReleaseAttemptsRequest) -> v1.ReleaseAttem
     return response
 
 
-def withdraw(scope: Scope, request: v1.ReleaseAttemptsRequest) -> v1.ReleaseAttemptsResponse:
-    """Take claims back whose caller has gone, unless it has come back for them by repeating the claim."""
-    response = v1.ReleaseAttemptsResponse()
-    for key in request.attempts:
-        rollout = scope.tx.rollout(scope.experiment.key, key.rollout_id)
-        attempt = None if rollout is None else scope.tx.attempt(rollout.key, key.attempt_id)
-        if attempt is not None and attempt.last_heartbeat_time is None:
-            response.released.extend(release(scope, v1.ReleaseAttemptsRequest(attempts=[key])).released)
-    return response
+def withdraw(scope: Scope, unheard: v1.DequeueRolloutsResponse) -> v1.ReleaseAttemptsResponse:
+    """Take back the claims of an answer that nobody waits for, unless the caller has repeated its claim since."""
+    request = v1.ReleaseAttemptsRequest()
+    for claim in unheard.claims:
+        rollout_id, attempt_id = claim.attempt.rollout_id, claim.attempt.attempt_id
+        rollout = scope.tx.rollout(scope.experiment.key, rollout_id)
+        attempt = None if rollout is None else scope.tx.attempt(rollout.key, attempt_id)
+        last_sign = messages.timestamp_ns(claim.attempt, "last_heartbeat_time")
+        if attempt is not None and attempt.last_heartbeat_time == last_sign:
+            request.attempts.add(rollout_id=rollout_id, attempt_id=attempt_id)
+    return release(scope, request)
 
 
 def _is_untouched(scope: Scope, rollout: RolloutRow, attempt: AttemptRow) -> bool:

@@ -217,14 +217,8 @@ class Engine:
         if claiming.cancelled() or claiming.exception() is not None:
             return
         response, _ = claiming.result()
-        held = [
-            v1.AttemptKey(rollout_id=claim.attempt.rollout_id, attempt_id=claim.attempt.attempt_id)
-            for claim in response.claims
-        ]
-        if held:
-            giving = asyncio.ensure_future(
-                self._write(context, attempts.withdraw, v1.ReleaseAttemptsRequest(attempts=held))
-            )
+        if response.claims:
+            giving = asyncio.ensure_future(self._write(context, attempts.withdraw, response))
             giving.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def get_rollout(self, context: CallContext, request: v1.GetRolloutRequest) -> v1.GetRolloutResponse:

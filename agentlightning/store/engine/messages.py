@@ -24,6 +24,14 @@ def timestamp(time: int | None) -> Timestamp | None:
     return None if time is None else Timestamp(seconds=time // SECOND, nanos=time % SECOND)
 
 
+def timestamp_ns(message: Message, field: str) -> int | None:
+    """Return a field that holds a time in nanoseconds since the epoch; None when it is unset."""
+    if not message.HasField(field):
+        return None
+    value: Timestamp = getattr(message, field)
+    return value.seconds * SECOND + value.nanos
+
+
 def duration_ns(message: Message, field: str) -> int | None:
     """Return a field that holds a duration in nanoseconds; None when it is unset."""
     if not message.HasField(field):

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
 
-from agentlightning.store.engine.messages import END_OF_TIME, SECOND, duration_ns
+from agentlightning.store.engine.messages import END_OF_TIME, SECOND, duration_ns, timestamp_ns
 from agentlightning.store.errors import InvalidArgument
 from lightning_store import v1
 
@@ -86,13 +85,12 @@ def lease_ns(message: Message) -> int | None:
     return lease
 
 
-def time_ns(message: Message, field: str) -> int | None:
-    """Return a field that holds a time in nanoseconds since the epoch; None when it is unset."""
-    if not message.HasField(field):
+def checked_time(message: Message, field: str) -> int | None:
+    """Return a field that holds a time that can be stored, in nanoseconds since the epoch; None when it is unset."""
+    time = timestamp_ns(message, field)
+    if time is None:
         return None
-    value: Timestamp = getattr(message, field)
-    time = value.seconds * SECOND + value.nanos
-    if not 0 <= value.nanos < SECOND or not -END_OF_TIME <= time <= END_OF_TIME:
+    if not 0 <= getattr(message, field).nanos < SECOND or not -END_OF_TIME <= time <= END_OF_TIME:
         raise InvalidArgument(
             f"{field} must be a time between the years 1678 and 2262.",
             reason="INVALID_TIME",

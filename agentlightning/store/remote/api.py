@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
@@ -33,7 +34,7 @@ class Remote:
         retries: When and how long to try again.
 
     Raises:
-        InvalidArgument: The address is none.
+        ValueError: The address is none.
     """
 
     def __init__(self, address: str, *, request_timeout: float = 30.0, retries: RetryPolicy | None = None) -> None:
@@ -106,7 +107,8 @@ class Remote:
                 f"{method.rpc}: a message is too large for the store at {self.target}: {error.message}",
                 reason="MESSAGE_TOO_LARGE",
             )
-        if isinstance(error, Unavailable) and error.reason == "UNAVAILABLE":
+        # A server that ends cancels the calls that have not reached it yet; our own cancellations are no errors.
+        if failure.code() is grpc.StatusCode.CANCELLED or error.reason == "UNAVAILABLE":
             error = Unavailable(
                 f"The store at {self.target} cannot be reached: {error.message}", reason="SERVER_UNREACHABLE"
             )

@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 import grpc.aio
 
-from agentlightning.store.errors import InvalidArgument, StoreError
 from agentlightning.store.forks import use_grpc
 
 OPTIONS = (
@@ -52,7 +51,7 @@ def parse_address(address: str) -> str:
         address: `host:port`, `grpc://host:port`, or `http://host:port` as clients of the JSON store wrote it.
 
     Raises:
-        InvalidArgument: It is none of these.
+        ValueError: It is none of these.
     """
     parts = urlsplit(address if "://" in address else f"grpc://{address}")
     fault = None
@@ -71,10 +70,9 @@ def parse_address(address: str) -> str:
     return f"[{host}]:{port}" if host is not None and ":" in host else f"{host}:{port}"
 
 
-def _fault(address: str, fault: str) -> StoreError:
-    return InvalidArgument(
-        f"Cannot connect to {address!r}: {fault}; write host:port, grpc://host:port or http://host:port.",
-        reason="INVALID_ADDRESS",
+def _fault(address: str, fault: str) -> ValueError:
+    return ValueError(
+        f"Cannot connect to {address!r}: {fault}; write host:port, grpc://host:port or http://host:port."
     )
 
 
