@@ -61,7 +61,9 @@ def _draw_tasks(number: int, rng: random.Random) -> list[Task]:
     rng.shuffle(cities)
     one_per_country = {city["countrycode"]: city for city in cities}
     if len(one_per_country) < number:
-        raise ValueError(f"{number} tasks are asked for, and there are only {len(one_per_country)} countries to draw from")
+        raise ValueError(
+            f"{number} tasks are asked for, and there are only {len(one_per_country)} countries to draw from"
+        )
     drawn = list(one_per_country.values())[:number]
     return [
         _write_task(FORMS[index % len(FORMS)], city, countries[city["countrycode"]]["name"])
@@ -70,7 +72,5 @@ def _draw_tasks(number: int, rng: random.Random) -> list[Task]:
 
 
 def _write_task(form: str, city: Any, country: str) -> Task:
-    sentence = form.format(
-        city=city["name"], country=country, population=city["population"], timezone=city["timezone"]
-    )
+    sentence = form.format(city=city["name"], country=country, population=city["population"], timezone=city["timezone"])
     return {"sentence": sentence, "fields": {"city": city["name"], "country": country}}

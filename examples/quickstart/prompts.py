@@ -7,23 +7,35 @@ from collections.abc import Sequence
 
 from data import Task
 
+from agentlightning import NamedResources, PromptTemplate
+
+REQUEST = 'Extract the "city" and the "country" from the sentence as JSON.'
+INSTRUCTIONS = (
+    'Find the city and the country. Answer with JSON that has the keys "city" and "country", and write nothing else.'
+)
 QUESTION = "Sentence: {sentence}\nJSON:"
 
 
-def candidate_prompts(examples: Sequence[Task]) -> dict[str, str]:
+def candidates(examples: Sequence[Task]) -> NamedResources:
     """Returns templates with the blank `{sentence}`, by name. The first is what one would write first.
 
     Args:
-        examples: Solved tasks that the prompts may show.
+        examples: Tasks that the prompts may show with their solutions.
     """
-    solved = [QUESTION.format(sentence=task["sentence"]) + " " + json.dumps(task["fields"], ensure_ascii=False) for task in examples]
-    shown = [text.replace("{", "{{").replace("}", "}}") for text in solved]
-    instruction = 'Find the city and the country. Answer with JSON that has the keys "city" and "country", and write nothing else.'
+    solved = [_solved(task) for task in examples]
     return {
-        "request": 'Extract the "city" and the "country" from the sentence as JSON.\n\n' + QUESTION,
-        "instructions": instruction + "\n\n" + QUESTION,
-        "one example": "\n\n".join([*shown[:1], QUESTION]),
-        "three examples": "\n\n".join([*shown[:3], QUESTION]),
-        "six examples": "\n\n".join([*shown, QUESTION]),
-        "instructions, six examples": "\n\n".join([instruction, *shown, QUESTION]),
+        "request": _template(REQUEST, QUESTION),
+        "instructions": _template(INSTRUCTIONS, QUESTION),
+        "one example": _template(*solved[:1], QUESTION),
+        "three examples": _template(*solved[:3], QUESTION),
+        "six examples": _template(*solved[:6], QUESTION),
     }
+
+
+def _template(*paragraphs: str) -> PromptTemplate:
+    return PromptTemplate(template="\n\n".join(paragraphs), engine="f-string")
+
+
+def _solved(task: Task) -> str:
+    text = f"{QUESTION.format(sentence=task['sentence'])} {json.dumps(task['fields'], ensure_ascii=False)}"
+    return text.replace("{", "{{").replace("}", "}}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import TypeVar
 
@@ -17,6 +18,7 @@ from agentlightning.store.engine.scope import Scope, SpanBound
 from agentlightning.store.engine.transitions import restart_watch, watch
 from agentlightning.store.engine.waiting import Waiters
 from agentlightning.store.engine.watchdog import Watchdog
+from agentlightning.store.errors import StoreError
 from agentlightning.store.storage.base import Storage
 from agentlightning.store.storage.signals import Signal
 from agentlightning.store.storage.tx import Tx
@@ -208,18 +210,17 @@ class Engine:
         try:
             return await asyncio.shield(claiming)
         except asyncio.CancelledError:
-            claiming.add_done_callback(lambda done: self._give_back(context, done))
+            # Waited for, so that a server that ends does not close the storage before.
+            await asyncio.shield(self._give_back(context, claiming))
             raise
 
-    def _give_back(
+    async def _give_back(
         self, context: CallContext, claiming: asyncio.Future[tuple[v1.DequeueRolloutsResponse, int]]
     ) -> None:
-        if claiming.cancelled() or claiming.exception() is not None:
-            return
-        response, _ = claiming.result()
-        if response.claims:
-            giving = asyncio.ensure_future(self._write(context, attempts.withdraw, response))
-            giving.add_done_callback(lambda done: done.cancelled() or done.exception())
+        with suppress(StoreError):  # nothing was claimed, or the store is closed
+            response, _ = await claiming
+            if response.claims:
+                await self._write(context, attempts.withdraw, response)
 
     async def get_rollout(self, context: CallContext, request: v1.GetRolloutRequest) -> v1.GetRolloutResponse:
         return await self._read(context, rollouts.get, request)

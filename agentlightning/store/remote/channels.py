@@ -71,9 +71,7 @@ def parse_address(address: str) -> str:
 
 
 def _fault(address: str, fault: str) -> ValueError:
-    return ValueError(
-        f"Cannot connect to {address!r}: {fault}; write host:port, grpc://host:port or http://host:port."
-    )
+    return ValueError(f"Cannot connect to {address!r}: {fault}; write host:port, grpc://host:port or http://host:port.")
 
 
 @dataclass

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import grpc
@@ -10,7 +11,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 
 from agentlightning.store.api import CallContext, StoreApi
 from agentlightning.store.engine.spans import MOST_SEQUENCE_ID
-from agentlightning.store.errors import InvalidArgument, NotFound
+from agentlightning.store.errors import InvalidArgument, NotFound, StoreError
 from agentlightning.store.server.servicers import Context, abort, call_context, parse
 from lightning_store import v1
 
@@ -69,8 +70,24 @@ async def ingest(
         request: The export; what it says in the store's own fields is not believed.
         metadata: The call's metadata.
     """
-    faults: list[str] = []
-    groups: dict[tuple[str, str], v1.AddSpansRequest] = {}
+    faults = _assign_all(request, metadata)
+    while any(scoped.spans for resource in request.resource_spans for scoped in resource.scope_spans):
+        try:
+            await api.add_spans(context, request)
+        except (NotFound, InvalidArgument) as error:
+            faults += _remove(request, partial(_fault_of, error))
+        else:
+            break
+    response = trace_service_pb2.ExportTraceServiceResponse()
+    if faults:
+        response.partial_success.rejected_spans = len(faults)
+        response.partial_success.error_message = _summary(faults)
+    return response
+
+
+def _assign_all(request: v1.AddSpansRequest, metadata: dict[str, Any]) -> list[str]:
+    """Give all spans their places in the store; take those that have none out, and return why."""
+    faults = []
     for resource in request.resource_spans:
         defaults = {
             ROLLOUT_ATTRIBUTE: _text(metadata.get(ROLLOUT_KEY)),
@@ -78,27 +95,33 @@ async def ingest(
             **_named(resource.resource.attributes),
         }
         for scoped in resource.scope_spans:
-            places: dict[tuple[str, str], v1.ScopeSpans] = {}
-            for span in scoped.spans:
-                fault = _assign(span, defaults)
-                if fault is not None:
-                    faults.append(fault)
-                    continue
-                place = (span.rollout_id, span.attempt_id)
-                if place not in places:
-                    places[place] = _like(groups.setdefault(place, v1.AddSpansRequest()), resource, scoped)
-                places[place].spans.append(span)
-    for (rollout_id, attempt_id), group in groups.items():
-        try:
-            await api.add_spans(context, group)
-        except (NotFound, InvalidArgument) as error:
-            count = sum(len(scoped.spans) for resource in group.resource_spans for scoped in resource.scope_spans)
-            faults += [f"rollout {rollout_id}, attempt {attempt_id}: {error.message}"] * count
-    response = trace_service_pb2.ExportTraceServiceResponse()
-    if faults:
-        response.partial_success.rejected_spans = len(faults)
-        response.partial_success.error_message = _summary(faults)
-    return response
+            faults += _remove_from(scoped, partial(_assign, defaults=defaults))
+    return faults
+
+
+def _remove(request: v1.AddSpansRequest, fault_of: Callable[[v1.Span], str | None]) -> list[str]:
+    """Take the spans out that have a fault, and return the faults."""
+    return [
+        fault
+        for resource in request.resource_spans
+        for scoped in resource.scope_spans
+        for fault in _remove_from(scoped, fault_of)
+    ]
+
+
+def _remove_from(scoped: v1.ScopeSpans, fault_of: Callable[[v1.Span], str | None]) -> list[str]:
+    found = [(position, fault) for position, span in enumerate(scoped.spans) if (fault := fault_of(span)) is not None]
+    for position, _ in reversed(found):
+        del scoped.spans[position]
+    return [fault for _, fault in found]
+
+
+def _fault_of(error: StoreError, span: v1.Span) -> str | None:
+    """Return the fault that an error of the store finds in a span, None where it means another span."""
+    named = {"rollout_id": span.rollout_id, "attempt_id": span.attempt_id}
+    if any(error.metadata.get(key, value) != value for key, value in named.items()):
+        return None
+    return f"rollout {span.rollout_id}, attempt {span.attempt_id}: {error.message}"
 
 
 def _assign(span: v1.Span, defaults: dict[str, Any]) -> str | None:
@@ -134,17 +157,6 @@ def _named(attributes: Iterable[v1.KeyValue]) -> dict[str, Any]:
 
 def _text(value: str | bytes | None) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else value or ""
-
-
-def _like(request: v1.AddSpansRequest, resource: v1.ResourceSpans, scoped: v1.ScopeSpans) -> v1.ScopeSpans:
-    """Return an empty group of the same resource and scope inside a request."""
-    group = request.resource_spans.add(schema_url=resource.schema_url)
-    if resource.HasField("resource"):
-        group.resource.CopyFrom(resource.resource)
-    inner = group.scope_spans.add(schema_url=scoped.schema_url)
-    if scoped.HasField("scope"):
-        inner.scope.CopyFrom(scoped.scope)
-    return inner
 
 
 def _summary(faults: Sequence[str]) -> str:
