@@ -45,9 +45,12 @@ def child_environment() -> dict[str, str]:
 
 def create_environment(folder: Path, *pip_arguments: str) -> Path:
     """A fresh virtual environment with what `pip install` is told to install; its interpreter."""
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     python = folder / "bin" / "python"
-    subprocess.run([str(python), "-m", "pip", "install", "--quiet", *pip_arguments], check=True)
+    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *pip_arguments]
+    for command in ([sys.executable, "-m", "venv", str(folder)], install):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise BenchmarkError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
     return python
 
 

@@ -54,6 +54,9 @@ def main() -> int:
                 except BenchmarkError as error:
                     failures[row] = str(error)
                     _say(f"{row} failed: {error}")
+        except BenchmarkError as error:
+            failures["run"] = str(error)
+            _say(f"cannot begin: {error}")
         except KeyboardInterrupt:
             _say("interrupted: the rows so far")
             failures["run"] = "interrupted"
@@ -89,7 +92,9 @@ def _options() -> argparse.Namespace:
         "--python", type=Path, default=Path(sys.executable), help="interpreter that has this project installed"
     )
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for benchmark.json and the databases")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.results = options.results.absolute()  # children run in a folder below it
+    return options
 
 
 def _write(path: Path, document: dict[str, Any]) -> None:

@@ -90,8 +90,8 @@ FailureKind = Literal["agent_error", "infrastructure", "timeout", "lease_lost", 
 """Why an attempt did not succeed.
 
 `agent_error`: the agent's own code raised or returned nonsense. `infrastructure`: what it ran on failed.
-`timeout`: it took longer than the rollout allows. `lease_lost`: its runner went silent. `cancelled`: it was told to
-stop. `missing_resources`: the resources that it needs were never published.
+`timeout`: it took longer than the rollout allows. `lease_lost`: its runner went silent. `cancelled`: its runner
+stopped it, because it was told to or was itself stopped. `missing_resources`: the resources that it needs were never published.
 """
 
 
@@ -157,7 +157,7 @@ class RolloutConfig(BaseModel):
     """The attempt statuses after which the rollout goes back into the queue."""
     retry_budgets: dict[FailureKind, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
     """How many further attempts failures of each kind may cause in one rollout. A kind that is named here follows its
-    budget alone; one that is not follows `retry_condition` and `max_attempts`. `cancelled` cannot have one."""
+    budget alone; one that is not follows `retry_condition` and `max_attempts`."""
 
 
 class Rollout(BaseModel):

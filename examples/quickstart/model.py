@@ -35,9 +35,9 @@ def complete(prompt: str) -> str:
     It takes the likeliest token each time, so the same prompt gets the same answer. The first call loads the model,
     which takes some 20 seconds.
     """
+    tokenizer, model = _load()
     import torch
 
-    tokenizer, model = _load()
     tokens = tokenizer(prompt, return_tensors="pt")
     with torch.inference_mode():
         output = model.generate(
@@ -55,7 +55,8 @@ def complete(prompt: str) -> str:
 
 @functools.cache
 def _load() -> tuple[Any, Any]:
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all that is needed is in the file
+    # Both are read on import: all that is needed is in the file, and two processes' progress bars would only mingle.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
     import torch
     import transformers

@@ -46,7 +46,8 @@ async def prompt_search(
     print(f"\nHeld-out score before: {before:.2f}  (prompt {names[0]!r})")
     print(f"Held-out score after:  {after:.2f}  (prompt {best!r})")
     print("The chosen prompt, now the latest resources in the store:\n")
-    print("\n".join(f"    {line}" for line in initial_resources[best].template.splitlines()))
+    text = initial_resources[best].format(sentence="{sentence}")
+    print("\n".join(f"    {line}".rstrip() for line in text.splitlines()))
 
 
 class Evaluation:

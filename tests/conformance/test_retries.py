@@ -190,8 +190,10 @@ class TestRetrying:
         await fail(api, await claim(api), AGENT, retryable=False)
         assert await status_of(api, "r1") == FAILED
 
-    async def test_what_was_called_off_is_never_retried(self, api: StoreApi) -> None:
-        await enqueue(api, "r1", config=config(max_attempts=5, retry_on=[AT_FAILED]))
+    async def test_a_runner_that_is_stopped_does_not_end_a_rollout_with_attempts_left(self, api: StoreApi) -> None:
+        await enqueue(api, "r1", config=config(max_attempts=2, retry_on=[AT_FAILED]))
+        await fail(api, await claim(api), CALLED_OFF)
+        assert await status_of(api, "r1") == REQUEUING
         await fail(api, await claim(api), CALLED_OFF)
         assert await status_of(api, "r1") == FAILED
 
@@ -248,7 +250,6 @@ class TestRetrying:
         config(max_attempts=-1),
         config(budgets={AGENT: -1}),
         config(budgets={v1.ATTEMPT_FAILURE_KIND_UNSPECIFIED: 1}),
-        config(budgets={CALLED_OFF: 1}),
         v1.RolloutConfig(retry_budgets=[v1.RetryBudget(kind=AGENT), v1.RetryBudget(kind=AGENT)]),
     ],
     ids=str,

@@ -54,7 +54,7 @@ def _retry_granted(
 ) -> bool:
     kind = v1.ATTEMPT_FAILURE_KIND_UNSPECIFIED if failure is None else failure.kind
     ruled_out = failure is not None and failure.HasField("retryable") and not failure.retryable
-    if ruled_out or kind == v1.ATTEMPT_FAILURE_KIND_CANCELLED:
+    if ruled_out:
         return False
     budgets = {budget.kind: budget.max_retries for budget in config.retry_budgets}
     if kind in budgets:

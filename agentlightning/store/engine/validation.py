@@ -16,7 +16,6 @@ LATEST = "latest"
 _LONGEST_ID = 200
 _SHORTEST_LEASE = SECOND
 _LONGEST_LEASE = 24 * 3600 * SECOND
-_NEVER_BUDGETED = frozenset({v1.ATTEMPT_FAILURE_KIND_UNSPECIFIED, v1.ATTEMPT_FAILURE_KIND_CANCELLED})
 
 
 def check_id(value: str, field: str) -> str:
@@ -53,9 +52,9 @@ def check_config(config: v1.RolloutConfig) -> None:
             metadata={"field": "max_attempts"},
         )
     kinds = [budget.kind for budget in config.retry_budgets]
-    if len(set(kinds)) != len(kinds) or not _NEVER_BUDGETED.isdisjoint(kinds):
+    if len(set(kinds)) != len(kinds) or v1.ATTEMPT_FAILURE_KIND_UNSPECIFIED in kinds:
         raise InvalidArgument(
-            "config.retry_budgets must name each kind of failure at most once, and neither UNSPECIFIED nor CANCELLED.",
+            "config.retry_budgets must name each kind of failure at most once, and never UNSPECIFIED.",
             reason="INVALID_CONFIG",
             metadata={"field": "retry_budgets"},
         )

@@ -101,8 +101,9 @@ def parse(kind: type[M], data: bytes) -> M:
 
 async def abort(context: Context, error: Exception) -> NoReturn:
     """End a call with an error. What the contract does not name is logged, and its details stay here."""
-    if not isinstance(error, StoreError):
+    if isinstance(error, Internal) or not isinstance(error, StoreError):
         logger.error("A call failed for a reason that is not the caller's.", exc_info=error)
+    if not isinstance(error, StoreError):
         error = Internal("The store failed; its log says how.", reason="INTERNAL")
     await context.abort(
         status.status_code(error),

@@ -86,7 +86,9 @@ class _AttemptFailureKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrap
     ATTEMPT_FAILURE_KIND_LEASE_LOST: _AttemptFailureKind.ValueType  # 4
     """The runner fell silent, or let its lease run out. Set by the server."""
     ATTEMPT_FAILURE_KIND_CANCELLED: _AttemptFailureKind.ValueType  # 5
-    """The runner stopped the agent because it was told to, or was itself stopped. Never retried."""
+    """The runner stopped the agent because it was told to, or was itself stopped. Follows the config like any other
+    failure: a runner that its machine takes away must not end a rollout that has attempts left.
+    """
     ATTEMPT_FAILURE_KIND_MISSING_RESOURCES: _AttemptFailureKind.ValueType  # 6
     """The resources that the rollout names do not exist, or the agent needs one that they lack."""
 
@@ -104,7 +106,9 @@ ATTEMPT_FAILURE_KIND_TIMEOUT: AttemptFailureKind.ValueType  # 3
 ATTEMPT_FAILURE_KIND_LEASE_LOST: AttemptFailureKind.ValueType  # 4
 """The runner fell silent, or let its lease run out. Set by the server."""
 ATTEMPT_FAILURE_KIND_CANCELLED: AttemptFailureKind.ValueType  # 5
-"""The runner stopped the agent because it was told to, or was itself stopped. Never retried."""
+"""The runner stopped the agent because it was told to, or was itself stopped. Follows the config like any other
+failure: a runner that its machine takes away must not end a rollout that has attempts left.
+"""
 ATTEMPT_FAILURE_KIND_MISSING_RESOURCES: AttemptFailureKind.ValueType  # 6
 """The resources that the rollout names do not exist, or the agent needs one that they lack."""
 global___AttemptFailureKind = AttemptFailureKind

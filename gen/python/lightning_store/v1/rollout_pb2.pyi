@@ -114,7 +114,7 @@ class RetryBudget(google.protobuf.message.Message):
     KIND_FIELD_NUMBER: builtins.int
     MAX_RETRIES_FIELD_NUMBER: builtins.int
     kind: lightning_store.v1.attempt_pb2.AttemptFailureKind.ValueType
-    """The kind of failure. UNSPECIFIED and CANCELLED are INVALID_ARGUMENT: what was called off is never retried."""
+    """The kind of failure. UNSPECIFIED is INVALID_ARGUMENT."""
     max_retries: builtins.int
     """Further attempts granted after failures of this kind, in one rollout. 0 grants none. Negative is INVALID_ARGUMENT."""
     def __init__(

@@ -225,7 +225,7 @@ class DequeueRolloutsRequest(google.protobuf.message.Message):
     def lease(self) -> google.protobuf.duration_pb2.Duration:
         """Lease on each claimed attempt, 1 s to 1 day. UpdateWorker renews it for the attempts that it lists, as do spans
         and reports. When it expires on a PREPARING attempt, the attempt becomes UNRESPONSIVE and the rollout goes back
-        to the queue, and that costs no attempt; on a RUNNING one, the attempt becomes UNRESPONSIVE and the config
+        to its place in the queue, and that costs no attempt the first ten times; on a RUNNING one, the attempt becomes UNRESPONSIVE and the config
         decides. Unset means no lease.
         """
 
