@@ -11,6 +11,9 @@ from lightning_store import v1
 DEFAULT_EXPERIMENT = "default"
 """The experiment of a call that names none."""
 
+LONGEST_POLL = 60.0
+"""Seconds for which DequeueRollouts is held at most, whatever the call asks for."""
+
 
 def _present() -> bool:
     return True

@@ -35,7 +35,7 @@ def complete(prompt: str) -> str:
     It takes the likeliest token each time, so the same prompt gets the same answer. The first call loads the model,
     which takes some 20 seconds.
     """
-    tokenizer, model = _load()
+    tokenizer, model, last_tokens = _load()
     import torch
 
     tokens = tokenizer(prompt, return_tensors="pt")
@@ -44,8 +44,7 @@ def complete(prompt: str) -> str:
             **tokens,
             max_new_tokens=MAX_NEW_TOKENS,
             do_sample=False,
-            stop_strings="}",
-            tokenizer=tokenizer,
+            eos_token_id=last_tokens,
             pad_token_id=tokenizer.eos_token_id,
         )
     answer: str = tokenizer.decode(output[0, tokens["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -54,7 +53,8 @@ def complete(prompt: str) -> str:
 
 
 @functools.cache
-def _load() -> tuple[Any, Any]:
+def _load() -> tuple[Any, Any, list[int]]:
+    """Returns the tokenizer, the model, and the tokens after which an answer ends."""
     # Both are read on import: all that is needed is in the file, and two processes' progress bars would only mingle.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
@@ -68,4 +68,5 @@ def _load() -> tuple[Any, Any]:
     model = transformers.AutoModelForCausalLM.from_pretrained(
         weights.parent, gguf_file=weights.name, dtype=torch.float32
     )
-    return tokenizer, model.eval()
+    closing = [number for token, number in tokenizer.get_vocab().items() if "}" in token]
+    return tokenizer, model.eval(), [tokenizer.eos_token_id, *closing]

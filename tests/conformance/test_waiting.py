@@ -9,7 +9,6 @@ from calls import (
     AT_SUCCEEDED,
     CANCELLED,
     HERE,
-    RUNNING,
     SUCCEEDED,
     add_spans,
     delete,
@@ -144,15 +143,6 @@ async def test_a_rollout_that_runs_again_is_waited_for_again(api: StoreApi) -> N
         await asyncio.sleep(0.01)
         await report(api, second, AT_SUCCEEDED)
         assert (await asyncio.wait_for(arriving, 2)).finished.latest_attempt.sequence_id == 2
-
-
-async def test_a_finish_that_was_taken_back_before_it_was_told_is_not_told(store: OpenStore, api: StoreApi) -> None:
-    await enqueue(api, "r1")
-    waiting = asyncio.create_task(everything(waiting_for(store.engine, "r1", timeout=0.1)))
-    await store.until_waiting()
-    store.engine.storage.run_blocking(lambda tx: None)
-    await asyncio.gather(update(api, "r1", status=RUNNING), update(api, "r1", status=RUNNING))
-    assert [told(event) for event in await waiting] == ["done r1"]
 
 
 async def test_many_callers_may_wait_for_one_rollout(store: OpenStore, api: StoreApi) -> None:

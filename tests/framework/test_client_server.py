@@ -421,7 +421,7 @@ def test_algorithm_and_runners_can_be_apart(n_runners: int, tmp_path: Path, monk
     script = tmp_path / "runner_side.py"
     script.write_text(RUNNER_SIDE)
     monkeypatch.setenv("AGL_SERVER_PORT", str(port))
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]))
     # Runners may come first.
     runners = subprocess.Popen(
         [sys.executable, str(script), str(n_runners)], env={**os.environ, "AGL_CURRENT_ROLE": "runner"}

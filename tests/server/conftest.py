@@ -77,5 +77,7 @@ async def engine() -> AsyncIterator[Engine]:
 @pytest_asyncio.fixture
 async def served(engine: Engine) -> AsyncIterator[StoreServer]:
     """The engine of this process on a port."""
-    async with StoreServer(engine, port=0) as opened:
-        yield opened
+    opened = StoreServer(engine, port=0)
+    await opened.start()
+    yield opened
+    await opened.stop(0.5)

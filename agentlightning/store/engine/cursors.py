@@ -14,8 +14,14 @@ def encode(store_id: str, experiment: ExperimentRow, change_seq: int) -> str:
     return base64.urlsafe_b64encode(json.dumps([store_id, experiment.key, change_seq]).encode()).decode()
 
 
-def decode(cursor: str, store_id: str, experiment: ExperimentRow) -> int:
+def decode(cursor: str, store_id: str, experiment: ExperimentRow, last_change: int) -> int:
     """Return the number of the change that a cursor stands after; 0 for the empty cursor.
+
+    Args:
+        cursor: What the client sent.
+        store_id: Identity of this store.
+        experiment: The call's.
+        last_change: Number of the last change in the experiment.
 
     Raises:
         InvalidArgument: It was never given by a store.
@@ -25,7 +31,7 @@ def decode(cursor: str, store_id: str, experiment: ExperimentRow) -> int:
     if not cursor:
         return 0
     of_store, of_experiment, change_seq = _parts(cursor)
-    went_back = change_seq > experiment.change_seq  # an older copy of the store was put in its place
+    went_back = change_seq > last_change  # an older copy of the store was put in its place
     if of_store != store_id or of_experiment != experiment.key or went_back:
         raise FailedPrecondition(
             "The cursor belongs to another store or experiment.",

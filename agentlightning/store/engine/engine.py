@@ -6,12 +6,13 @@ import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TypeVar
 
 from google.protobuf.message import Message
 
-from agentlightning.store.api import DEFAULT_EXPERIMENT, CallContext
+from agentlightning.store.api import DEFAULT_EXPERIMENT, LONGEST_POLL, CallContext
 from agentlightning.store.engine import attempts, experiments, messages, resources, rollouts, spans, streams, workers
 from agentlightning.store.engine.clock import Clock
 from agentlightning.store.engine.scope import Scope, SpanBound
@@ -30,10 +31,10 @@ A = TypeVar("A")
 MAX_MESSAGE_BYTES = 64 << 20
 """Largest message that a server accepts unless told otherwise."""
 
-_LONGEST_POLL = 60.0
 _WATCHED_AT_ONCE = 200
 
 
+@cache
 def _release() -> str:
     try:
         return version("agentlightning-grpc")
@@ -108,7 +109,6 @@ class Engine:
         for attempt in tx.due_attempts(now, _WATCHED_AT_ONCE):
             scope = Scope(tx, tx.experiment_by_key(attempt.experiment), now, self._span_bound)
             watch(scope, tx.rollout_by_key(attempt.rollout), attempt)
-            scope.finish()
         tx.forget_tombstones(now - rollouts.TOMBSTONE_LIFE)
         return tx.next_expiry()
 
@@ -127,13 +127,7 @@ class Engine:
     def _write(
         self, context: CallContext, rule: Callable[[Scope, Q], A], request: Q, *, creates: bool = False
     ) -> Awaitable[A]:
-        def work(tx: Tx) -> A:
-            scope = self._scope(tx, context.experiment, creates=creates)
-            answer = rule(scope, request)
-            scope.finish()
-            return answer
-
-        return self.storage.run(work)
+        return self.storage.run(lambda tx: rule(self._scope(tx, context.experiment, creates=creates), request))
 
     def _read(self, context: CallContext, rule: Callable[[Scope, Q], A], request: Q) -> Awaitable[A]:
         return self.storage.read(lambda tx: rule(self._scope(tx, context.experiment, creates=False), request))
@@ -167,7 +161,7 @@ class Engine:
         self, context: CallContext, request: v1.DequeueRolloutsRequest
     ) -> v1.DequeueRolloutsResponse:
         loop = asyncio.get_running_loop()
-        wait = min((messages.duration_ns(request, "wait") or 0) / messages.SECOND, _LONGEST_POLL)
+        wait = min((messages.duration_ns(request, "wait") or 0) / messages.SECOND, LONGEST_POLL)
         end = loop.time() + wait
         response, experiment = await self._claim(context, request, None)
         if wait <= 0 or request.limit <= 0 or response.claims or response.draining:
@@ -200,9 +194,7 @@ class Engine:
         def work(tx: Tx) -> tuple[v1.DequeueRolloutsResponse, int]:
             scope = self._scope(tx, context.experiment, creates=False)
             experiments.check_same(scope.experiment, experiment)
-            response = rollouts.dequeue(scope, request, context.is_present)
-            scope.finish()
-            return response, scope.experiment.key
+            return rollouts.dequeue(scope, request, context.is_present), scope.experiment.key
 
         claiming = self.storage.run(work)
         if not isinstance(claiming, asyncio.Future):  # it runs in place, and cannot be cancelled on the way

@@ -46,7 +46,7 @@ def ensure(tx: Tx, name: str, now: int) -> ExperimentRow:
     """Return an experiment, a new one if there is none of this name."""
     row = tx.experiment(name)
     if row is None:
-        row = ExperimentRow(0, check_id(name, "experiment"), now, 0, None, 0)
+        row = ExperimentRow(0, check_id(name, "experiment"), now, None, 0)
         tx.add_experiment(row)
     return row
 

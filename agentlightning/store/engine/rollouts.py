@@ -65,7 +65,8 @@ def current(scope: Scope, rollout_id: str) -> v1.Rollout:
 def start(scope: Scope, request: v1.StartRolloutRequest) -> v1.StartRolloutResponse:
     """Create a rollout and its first attempt."""
     lease = lease_ns(request)
-    row, is_new = _create(scope, request.rollout, queued=False)
+    view, is_new = _create(scope, request.rollout, queued=False)
+    row = view.row
     if is_new:
         worker_id = check_id(request.worker_id, "worker_id") if request.worker_id else None
         occupy_worker(scope, worker_id, row, begin_attempt(scope, row, worker_id=worker_id, lease=lease))
@@ -79,12 +80,12 @@ def enqueue(scope: Scope, request: v1.EnqueueRolloutsRequest) -> v1.EnqueueRollo
     check_count(request.rollouts, _MOST_CREATED, "rollouts")
     response = v1.EnqueueRolloutsResponse()
     for new in request.rollouts:
-        row, _ = _create(scope, new, queued=True)
-        response.rollouts.append(current(scope, row.rollout_id))
+        view, _ = _create(scope, new, queued=True)
+        response.rollouts.append(messages.rollout(view, scope.now))
     return response
 
 
-def _create(scope: Scope, new: v1.NewRollout, *, queued: bool) -> tuple[RolloutRow, bool]:
+def _create(scope: Scope, new: v1.NewRollout, *, queued: bool) -> tuple[RolloutView, bool]:
     """Return the rollout that a request describes, and whether it is new; a new one is `queued` or not."""
     rollout_id = check_id(new.rollout_id, "rollout_id") if new.rollout_id else f"ro-{secrets.token_hex(6)}"
     check_payload(new, "input")
@@ -93,12 +94,13 @@ def _create(scope: Scope, new: v1.NewRollout, *, queued: bool) -> tuple[RolloutR
     if new.resources_id:
         check_id(new.resources_id, "resources_id")
     digest = messages.fingerprint(new)
-    row = scope.tx.rollout(scope.experiment.key, rollout_id)
-    if row is not None:
-        if row.fingerprint != digest:
+    exists, was_deleted = scope.tx.id_in_use(scope.experiment.key, rollout_id)
+    view = scope.tx.rollout_view(scope.experiment.key, rollout_id) if exists else None
+    if view is not None:
+        if view.row.fingerprint != digest:
             raise _taken(rollout_id)
-        return row, False
-    if scope.tx.tombstone(scope.experiment.key, rollout_id) is not None:
+        return view, False
+    if was_deleted:
         raise AlreadyExists(
             f"Rollout {rollout_id} existed and was deleted; choose another id.",
             reason="ROLLOUT_EXISTS",
@@ -129,9 +131,10 @@ def _create(scope: Scope, new: v1.NewRollout, *, queued: bool) -> tuple[RolloutR
         input=new.input if new.HasField("input") else _NULL,
         metadata=new.metadata if new.HasField("metadata") else None,
     )
-    scope.tx.add_rollout(row, body.SerializeToString())
+    data = body.SerializeToString()
+    scope.tx.add_rollout(row, data)
     announce(scope, row, joins_queue=queued, finishes=False)
-    return row, True
+    return RolloutView(row, data, None), True
 
 
 def _taken(rollout_id: str) -> AlreadyExists:

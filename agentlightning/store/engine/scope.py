@@ -28,19 +28,10 @@ class Scope:
     now: int
     """Nanoseconds since the epoch; never goes back while the server runs."""
     span_bound: SpanBound | None = None
-    changes: int = 0
-    """Number of changes that this transaction has made."""
 
     def next_change(self) -> int:
         """Return the number of the next change in the experiment."""
-        self.changes += 1
-        self.experiment.change_seq += 1
-        return self.experiment.change_seq
-
-    def finish(self) -> None:
-        """Write what concerns the experiment as a whole; the last act of the transaction."""
-        if self.changes:
-            self.tx.update_experiment(self.experiment, change_seq=self.experiment.change_seq)
+        return self.tx.next_change(self.experiment)
 
     def signal(self, topic: str, name: str = "", value: int = 1) -> None:
         """Wake those who wait for something, once this transaction is committed."""

@@ -113,7 +113,10 @@ async def watch_rollouts(
     """Stream the changes after a cursor."""
     timer = _Timer(_LIFETIME)
     experiment, after = await read(
-        lambda scope: (scope.experiment.key, cursors.decode(request.cursor, store_id, scope.experiment))
+        lambda scope: (
+            scope.experiment.key,
+            cursors.decode(request.cursor, store_id, scope.experiment, scope.tx.last_change(scope.experiment)),
+        )
     )
     subscription = waiters.subscribe([("changes", experiment, "")])
     try:

@@ -105,20 +105,28 @@ class Subscription:
         Raises:
             Unavailable: The store is shutting down.
         """
-        if not self._fired and not self._ended:
-            # Not asyncio.wait_for: before Python 3.12 it swallows a cancellation that comes just after the wake-up.
-            alarm = None if timeout is None else self._loop.call_later(timeout, self._event.set)
-            try:
+        is_late = False
+
+        def ring() -> None:
+            nonlocal is_late
+            is_late = True
+            self._event.set()
+
+        # Not asyncio.wait_for: before Python 3.12 it swallows a cancellation that comes just after the wake-up.
+        alarm = None if timeout is None else self._loop.call_later(timeout, ring)
+        try:
+            # The event may still ring for something that an earlier call has returned.
+            while not (self._fired or self._ended or is_late):
+                self._event.clear()
                 await self._event.wait()
-            finally:
-                if alarm is not None:
-                    alarm.cancel()
+        finally:
+            if alarm is not None:
+                alarm.cancel()
         if self._ended:
             raise Unavailable("The store is shutting down.", reason="SHUTTING_DOWN", retry_after=1.0)
         with self._waiters._lock:  # noqa: SLF001  one lock for both
             fired, self._fired = self._fired, set()
             self.is_woken = False
-            self._event.clear()
         return fired
 
     def drop(self, keys: Iterable[Key]) -> None:

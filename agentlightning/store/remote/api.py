@@ -11,7 +11,7 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from agentlightning.store import status
-from agentlightning.store.api import DEFAULT_EXPERIMENT, CallContext, StoreApi
+from agentlightning.store.api import DEFAULT_EXPERIMENT, LONGEST_POLL, CallContext, StoreApi
 from agentlightning.store.errors import InvalidArgument, ResourceExhausted, StoreError, Unavailable
 from agentlightning.store.methods import EXPERIMENT_KEY, METHODS, Method
 from agentlightning.store.remote.channels import Channels, parse_address
@@ -59,7 +59,7 @@ class Remote:
             )
         timeout = self.request_timeout if context.timeout is None else context.timeout
         if isinstance(request, v1.DequeueRolloutsRequest):
-            timeout += request.wait.ToNanoseconds() / 1e9
+            timeout += min(max(request.wait.ToNanoseconds() / 1e9, 0.0), LONGEST_POLL)
         budgets: Budgets | None = None
         while True:
             try:

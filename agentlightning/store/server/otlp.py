@@ -11,7 +11,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 
 from agentlightning.store.api import CallContext, StoreApi
 from agentlightning.store.engine.spans import MOST_SEQUENCE_ID
-from agentlightning.store.errors import InvalidArgument, NotFound, StoreError
+from agentlightning.store.errors import InvalidArgument, NotFound
 from agentlightning.store.server.servicers import Context, abort, call_context, parse
 from lightning_store import v1
 
@@ -71,13 +71,11 @@ async def ingest(
         metadata: The call's metadata.
     """
     faults = _assign_all(request, metadata)
-    while any(scoped.spans for resource in request.resource_spans for scoped in resource.scope_spans):
+    if any(scoped.spans for resource in request.resource_spans for scoped in resource.scope_spans):
         try:
             await api.add_spans(context, request)
-        except (NotFound, InvalidArgument) as error:
-            faults += _remove(request, partial(_fault_of, error))
-        else:
-            break
+        except (NotFound, InvalidArgument):  # some span is at fault; the others must not suffer
+            faults += await _add_apart(api, context, request)
     response = trace_service_pb2.ExportTraceServiceResponse()
     if faults:
         response.partial_success.rejected_spans = len(faults)
@@ -99,16 +97,6 @@ def _assign_all(request: v1.AddSpansRequest, metadata: dict[str, Any]) -> list[s
     return faults
 
 
-def _remove(request: v1.AddSpansRequest, fault_of: Callable[[v1.Span], str | None]) -> list[str]:
-    """Take the spans out that have a fault, and return the faults."""
-    return [
-        fault
-        for resource in request.resource_spans
-        for scoped in resource.scope_spans
-        for fault in _remove_from(scoped, fault_of)
-    ]
-
-
 def _remove_from(scoped: v1.ScopeSpans, fault_of: Callable[[v1.Span], str | None]) -> list[str]:
     found = [(position, fault) for position, span in enumerate(scoped.spans) if (fault := fault_of(span)) is not None]
     for position, _ in reversed(found):
@@ -116,12 +104,36 @@ def _remove_from(scoped: v1.ScopeSpans, fault_of: Callable[[v1.Span], str | None
     return [fault for _, fault in found]
 
 
-def _fault_of(error: StoreError, span: v1.Span) -> str | None:
-    """Return the fault that an error of the store finds in a span, None where it means another span."""
-    named = {"rollout_id": span.rollout_id, "attempt_id": span.attempt_id}
-    if any(error.metadata.get(key, value) != value for key, value in named.items()):
-        return None
-    return f"rollout {span.rollout_id}, attempt {span.attempt_id}: {error.message}"
+async def _add_apart(api: StoreApi, context: CallContext, request: v1.AddSpansRequest) -> list[str]:
+    """Store the spans of each attempt by themselves, and return the faults of those that cannot be stored."""
+    apart: dict[tuple[str, str], v1.AddSpansRequest] = {}
+    for resource in request.resource_spans:
+        for scoped in resource.scope_spans:
+            here: dict[tuple[str, str], v1.ScopeSpans] = {}
+            for span in scoped.spans:
+                place = (span.rollout_id, span.attempt_id)
+                if place not in here:
+                    here[place] = _like(apart.setdefault(place, v1.AddSpansRequest()), resource, scoped)
+                here[place].spans.append(span)
+    faults = []
+    for (rollout_id, attempt_id), group in apart.items():
+        try:
+            await api.add_spans(context, group)
+        except (NotFound, InvalidArgument) as error:
+            count = sum(len(scoped.spans) for resource in group.resource_spans for scoped in resource.scope_spans)
+            faults += [f"rollout {rollout_id}, attempt {attempt_id}: {error.message}"] * count
+    return faults
+
+
+def _like(request: v1.AddSpansRequest, resource: v1.ResourceSpans, scoped: v1.ScopeSpans) -> v1.ScopeSpans:
+    """Return an empty group of the same resource and scope inside a request."""
+    group = request.resource_spans.add(schema_url=resource.schema_url)
+    if resource.HasField("resource"):
+        group.resource.CopyFrom(resource.resource)
+    inner = group.scope_spans.add(schema_url=scoped.schema_url)
+    if scoped.HasField("scope"):
+        inner.scope.CopyFrom(scoped.scope)
+    return inner
 
 
 def _assign(span: v1.Span, defaults: dict[str, Any]) -> str | None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from agentlightning.store.errors import Internal, ResourceExhausted, StoreError, Unavailable
 from agentlightning.store.storage.schema import APPLICATION_ID, DDL, VERSION
@@ -22,15 +20,6 @@ def create_tables(connection: sqlite3.Connection, store_id: str) -> None:
     connection.executescript(f"BEGIN; {DDL} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};")
     connection.execute("INSERT INTO store (key, store_id) VALUES (1, ?)", (store_id,))
     connection.execute("COMMIT")
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """Turn the errors of SQLite into those of the store."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise store_error(error) from error
 
 
 def store_error(error: sqlite3.Error) -> StoreError:

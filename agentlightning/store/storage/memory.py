@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import uuid
 from collections.abc import Awaitable
 
 from agentlightning.store.storage.base import Listener, T, Work
-from agentlightning.store.storage.connection import create_tables, open_database, translated
-from agentlightning.store.storage.tx import Tx
+from agentlightning.store.storage.connection import create_tables, open_database, store_error
+from agentlightning.store.storage.tx import Experiments, Tx
 
 
 class MemoryStorage:
@@ -30,6 +31,8 @@ class MemoryStorage:
             (page,) = self._connection.execute("PRAGMA page_size").fetchone()
             self._connection.execute(f"PRAGMA max_page_count = {max(1, max_bytes // page)}")
         create_tables(self._connection, self.store_id)
+        self._experiments = Experiments()
+        self._is_open = True
         self._lock = threading.RLock()
         self._listeners: list[Listener] = []
 
@@ -43,15 +46,18 @@ class MemoryStorage:
         return self.run(work)
 
     def run_blocking(self, work: Work[T]) -> T:
-        with self._lock, translated():
-            tx = Tx(self._connection)
-            self._connection.execute("BEGIN")
+        with self._lock:
+            tx = Tx(self._connection, self._experiments)
             try:
+                self._connection.execute("BEGIN")
                 result = work(tx)
                 self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
+            except BaseException as error:
+                self._experiments.clear()
+                if self._is_open and self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
+                if isinstance(error, sqlite3.Error):
+                    raise store_error(error) from error
                 raise
             if tx.signals:
                 for listener in self._listeners:
@@ -60,4 +66,5 @@ class MemoryStorage:
 
     def close(self) -> None:
         with self._lock:
+            self._is_open = False
             self._connection.close()

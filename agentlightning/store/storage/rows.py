@@ -17,8 +17,6 @@ class ExperimentRow:
     key: int
     name: str
     create_time: int
-    change_seq: int
-    """The number of its last change: of a rollout's state, a deletion, or a publication of resources."""
     latest_resources: int | None
     """Key of the resources that were added or updated last."""
     forgotten_seq: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import lru_cache
+from operator import attrgetter
 from typing import Generic, TypeVar
 
 from agentlightning.store.storage.rows import (
@@ -43,6 +44,8 @@ class Table(Generic[R]):
         self.order = order or {}
         names = [field.name for field in fields(row)]  # type: ignore[arg-type]
         self.names = tuple(names)
+        self.values = attrgetter(*names[1:])
+        """Returns the values of a row, the key apart."""
         self.columns = ", ".join(f"{name}.{column}" for column in names)
         values = ", ".join("?" * (len(names) - 1))
         self.insert = f"INSERT INTO {name} ({', '.join(names[1:])}) VALUES ({values})"
@@ -150,7 +153,7 @@ CREATE TABLE store (key INTEGER PRIMARY KEY CHECK (key = 1), store_id TEXT NOT N
 
 CREATE TABLE experiments (
   key INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, create_time INTEGER NOT NULL,
-  change_seq INTEGER NOT NULL, latest_resources INTEGER, forgotten_seq INTEGER NOT NULL);
+  latest_resources INTEGER, forgotten_seq INTEGER NOT NULL);
 
 CREATE TABLE rollouts (
   key INTEGER PRIMARY KEY AUTOINCREMENT, experiment INTEGER NOT NULL, rollout_id TEXT NOT NULL,

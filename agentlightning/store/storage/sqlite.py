@@ -17,7 +17,7 @@ from agentlightning.store.storage.base import Listener, T, Work
 from agentlightning.store.storage.connection import create_tables, open_database, store_error
 from agentlightning.store.storage.schema import APPLICATION_ID, VERSION
 from agentlightning.store.storage.signals import Signal
-from agentlightning.store.storage.tx import Tx
+from agentlightning.store.storage.tx import Experiments, Tx
 
 Synchronous = Literal["FULL", "NORMAL"]
 
@@ -54,8 +54,8 @@ class SqliteStorage:
         except BaseException:
             self._owner.close()
             raise
-        self._writes = _Worker("agentlightning-sqlite-writer", writer, "BEGIN IMMEDIATE", self._committed)
-        self._reads = _Worker("agentlightning-sqlite-reader", reader, "BEGIN", self._committed)
+        self._writes = _Worker("agentlightning-sqlite-writer", writer, self._committed, is_only_writer=True)
+        self._reads = _Worker("agentlightning-sqlite-reader", reader, self._committed, is_only_writer=False)
 
     def _committed(self, signals: list[Signal]) -> None:
         for listener in self._listeners:
@@ -110,10 +110,16 @@ class _Worker:
     """A thread with a connection of its own, which runs works in groups: one transaction each."""
 
     def __init__(
-        self, name: str, connection: sqlite3.Connection, begin: str, committed: Callable[[list[Signal]], None]
+        self,
+        name: str,
+        connection: sqlite3.Connection,
+        committed: Callable[[list[Signal]], None],
+        *,
+        is_only_writer: bool,
     ) -> None:
         self._connection = connection
-        self._begin = begin
+        self._begin = "BEGIN IMMEDIATE" if is_only_writer else "BEGIN"
+        self._experiments = Experiments() if is_only_writer else None
         self._committed = committed
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._closed = False
@@ -161,32 +167,47 @@ class _Worker:
                 _settle(group)
 
     def _run(self, group: list[_Job]) -> None:
+        """Run works in one transaction, each in a savepoint of its own unless it is alone."""
         execute = self._connection.execute
         signals: list[Signal] = []
         try:
             execute(self._begin)
             for job in group:
-                tx = Tx(self._connection)
-                execute("SAVEPOINT work")
+                tx = Tx(self._connection, self._experiments)
                 try:
+                    if len(group) > 1:
+                        execute("SAVEPOINT work")
                     job.result = job.work(tx)
+                    if len(group) > 1:
+                        execute("RELEASE work")
                 except BaseException as error:
-                    job.error = store_error(error) if isinstance(error, sqlite3.Error) else error
-                    if not self._connection.in_transaction:  # a full disk ends the whole transaction
+                    job.error = _as_store_error(error)
+                    self._forget()
+                    # Alone it ends the transaction; so does a full disk, for all.
+                    if len(group) == 1 or not self._connection.in_transaction:
                         raise
                     execute("ROLLBACK TO work")
+                    execute("RELEASE work")
                 else:
                     signals += tx.signals
-                execute("RELEASE work")
             execute("COMMIT")
-        except sqlite3.Error as error:
+        except BaseException as error:  # noqa: BLE001  whatever it is belongs to the callers
+            self._forget()
             if self._connection.in_transaction:
                 execute("ROLLBACK")
             for job in group:
-                job.error = job.error or store_error(error)
+                job.error = job.error or _as_store_error(error)
         else:
             if signals:
                 self._committed(signals)
+
+    def _forget(self) -> None:
+        if self._experiments is not None:
+            self._experiments.clear()
+
+
+def _as_store_error(error: BaseException) -> BaseException:
+    return store_error(error) if isinstance(error, sqlite3.Error) else error
 
 
 def _settle(group: list[_Job]) -> None:

@@ -6,7 +6,6 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from agentlightning.store.storage.rows import (
@@ -40,6 +39,20 @@ Position = list[Any]
 
 SpanIdentity = tuple[int, bytes, bytes]
 """What tells a span from all others: the key of its attempt, its span id, its trace id."""
+
+
+class Experiments:
+    """What the only writer of a database may remember of experiments, from one transaction to the next."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, ExperimentRow] = {}
+        self.changes: dict[int, int] = {}
+        """The number of the last change, by the experiment's key."""
+
+    def clear(self) -> None:
+        """Forget everything: after a transaction that was rolled back, it may not be true."""
+        self.rows.clear()
+        self.changes.clear()
 
 
 class Condition(NamedTuple):
@@ -82,6 +95,15 @@ _VIEW = (
     f"{ROLLOUTS.columns}, bodies.body, {ATTEMPTS.columns} FROM rollouts "
     "JOIN bodies ON bodies.rollout = rollouts.key LEFT JOIN attempts ON attempts.key = rollouts.last_attempt"
 )
+_SELECT_LAST_CHANGE = (
+    "SELECT MAX(COALESCE((SELECT MAX(change_seq) FROM rollouts WHERE experiment = ?), 0), "
+    "COALESCE((SELECT MAX(change_seq) FROM tombstones WHERE experiment = ?), 0), "
+    "COALESCE((SELECT forgotten_seq FROM experiments WHERE key = ?), 0))"
+)
+_SELECT_ID = (
+    "SELECT EXISTS (SELECT 1 FROM rollouts WHERE experiment = ? AND rollout_id = ?), "
+    "EXISTS (SELECT 1 FROM tombstones WHERE experiment = ? AND rollout_id = ?)"
+)
 _SELECT_VIEW = f"SELECT {_VIEW} WHERE rollouts.experiment = ? AND rollouts.rollout_id = ?"
 _SELECT_QUEUE = f"SELECT {_VIEW} WHERE rollouts.experiment = ? AND rollouts.queued = 1 ORDER BY queue_place LIMIT ?"
 _SELECT_CHANGES = (
@@ -108,11 +130,16 @@ class Tx:
 
     Attributes:
         signals: What to tell those who wait, after the commit.
+
+    Args:
+        connection: The database, in a transaction.
+        known: What the only writer remembers; None remembers nothing. Forgotten by whoever rolls back.
     """
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, known: Experiments | None = None) -> None:
         self._connection = connection
         self._execute = connection.execute
+        self._known = Experiments() if known is None else known
         self.signals: list[Signal] = []
 
     def _one(self, table: Table[R], where: str, *values: Any) -> R | None:
@@ -123,7 +150,7 @@ class Tx:
         return [table.row(*found) for found in self._execute(table.select(where), values)]
 
     def _insert(self, table: Table[R], row: R) -> int:
-        cursor = self._execute(table.insert, [getattr(row, name) for name in table.names[1:]])
+        cursor = self._execute(table.insert, table.values(row))
         key = cursor.lastrowid
         assert key is not None
         row.key = key  # type: ignore[attr-defined]
@@ -138,10 +165,32 @@ class Tx:
 
     def experiment(self, name: str) -> ExperimentRow | None:
         """Return an experiment by its name."""
-        return self._one(EXPERIMENTS, "name = ?", name)
+        row = self._known.rows.get(name)
+        if row is None:
+            row = self._one(EXPERIMENTS, "name = ?", name)
+            if row is not None:
+                self._known.rows[name] = row
+        return row
+
+    def last_change(self, experiment: ExperimentRow) -> int:
+        """Return the number of the last change in an experiment, 0 when there was none."""
+        last = self._known.changes.get(experiment.key)
+        if last is None:
+            (last,) = self._execute(_SELECT_LAST_CHANGE, [experiment.key] * 3).fetchone()
+            self._known.changes[experiment.key] = last
+        return last
+
+    def next_change(self, experiment: ExperimentRow) -> int:
+        """Return the number of the next change in an experiment; it must be written to a row."""
+        number = self.last_change(experiment) + 1
+        self._known.changes[experiment.key] = number
+        return number
 
     def experiment_by_key(self, key: int) -> ExperimentRow:
         """Return an experiment that exists."""
+        for row in self._known.rows.values():
+            if row.key == key:
+                return row
         found = self._one(EXPERIMENTS, "key = ?", key)
         assert found is not None
         return found
@@ -163,6 +212,7 @@ class Tx:
         for table in ("attempts", "rollouts", "sources", "resources", "workers", "tombstones", "tallies"):
             self._execute(f"DELETE FROM {table} WHERE experiment = ?", key)
         self._execute("DELETE FROM experiments WHERE key = ?", key)
+        self._known.clear()
 
     def tallies(self, experiment: int) -> dict[str, int]:
         """Return the totals of an experiment by name; absent ones are zero."""
@@ -247,9 +297,10 @@ class Tx:
             self._execute(f"DELETE FROM {table} WHERE rollout = ?", (row.key,))
         self._execute("DELETE FROM rollouts WHERE key = ?", (row.key,))
 
-    def tombstone(self, experiment: int, rollout_id: str) -> TombstoneRow | None:
-        """Return what is left of a deleted rollout."""
-        return self._one(TOMBSTONES, "experiment = ? AND rollout_id = ?", experiment, rollout_id)
+    def id_in_use(self, experiment: int, rollout_id: str) -> tuple[bool, bool]:
+        """Tell whether a rollout of this id exists, and whether one was deleted."""
+        exists, deleted = self._execute(_SELECT_ID, (experiment, rollout_id, experiment, rollout_id)).fetchone()
+        return bool(exists), bool(deleted)
 
     def add_tombstone(self, row: TombstoneRow) -> None:
         """Insert a tombstone."""
@@ -263,12 +314,16 @@ class Tx:
 
     def forget_tombstones(self, before: int) -> None:
         """Delete the tombstones of deletions before a time, and note in each experiment how far they reached."""
+        oldest = self._execute("SELECT delete_time FROM tombstones ORDER BY key LIMIT 1").fetchone()
+        if oldest is None or oldest[0] >= before:
+            return
         self._execute(
             "UPDATE experiments SET forgotten_seq = MAX(forgotten_seq, COALESCE((SELECT MAX(change_seq) "
             "FROM tombstones WHERE experiment = experiments.key AND delete_time < ?), 0))",
             (before,),
         )
         self._execute("DELETE FROM tombstones WHERE delete_time < ?", (before,))
+        self._known.clear()
 
     # Attempts
 
@@ -366,8 +421,7 @@ class Tx:
 
     def add_spans(self, rows: Iterable[SpanRow]) -> None:
         """Insert spans whose identities are new."""
-        values = attrgetter(*SPANS.names[1:])
-        self._connection.executemany(SPANS.insert, map(values, rows))
+        self._connection.executemany(SPANS.insert, map(SPANS.values, rows))
 
     def span_counts(self, rollout: int) -> dict[int, int]:
         """Return the number of spans of each attempt of a rollout, by the attempt's key."""
