@@ -240,9 +240,9 @@ class TestRetrying:
         assert await status_of(api, "r1") == FAILED
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [
+async def test_a_config_that_cannot_be_kept_is_refused_everywhere(api: StoreApi) -> None:
+    await enqueue(api, "r1")
+    for bad in (
         config(timeout=0),
         config(timeout=-1),
         config(unresponsive=0),
@@ -250,15 +250,12 @@ class TestRetrying:
         config(max_attempts=-1),
         config(budgets={AGENT: -1}),
         config(budgets={v1.ATTEMPT_FAILURE_KIND_UNSPECIFIED: 1}),
+        config(budgets={CALLED_OFF: 1}),
         v1.RolloutConfig(retry_budgets=[v1.RetryBudget(kind=AGENT), v1.RetryBudget(kind=AGENT)]),
-    ],
-    ids=str,
-)
-async def test_a_config_that_cannot_be_kept_is_refused_everywhere(api: StoreApi, bad: v1.RolloutConfig) -> None:
-    await enqueue(api, "r1")
-    with refused(InvalidArgument, "INVALID_CONFIG"):
-        await enqueue(api, "r2", config=bad)
-    with refused(InvalidArgument, "INVALID_CONFIG"):
-        await start(api, "r2", config=bad)
-    with refused(InvalidArgument, "INVALID_CONFIG"):
-        await update(api, "r1", config=bad)
+    ):
+        with refused(InvalidArgument, "INVALID_CONFIG"):
+            await enqueue(api, "r2", config=bad)
+        with refused(InvalidArgument, "INVALID_CONFIG"):
+            await start(api, "r2", config=bad)
+        with refused(InvalidArgument, "INVALID_CONFIG"):
+            await update(api, "r1", config=bad)

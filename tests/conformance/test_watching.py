@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
 
-import pytest
 from calls import (
     AT_SUCCEEDED,
     CANCELLED,
@@ -191,24 +190,19 @@ async def test_states_in_between_may_be_skipped_and_the_cursor_passes_them(api: 
 
 
 class TestCursors:
-    @pytest.mark.parametrize(
-        "cursor",
-        [
-            "nonsense",
-            "é",
-            base64.urlsafe_b64encode(b"5").decode(),
-            base64.urlsafe_b64encode(b'["a", 1]').decode(),
-            base64.urlsafe_b64encode(b'["a", 1, 1e999]').decode(),
-            base64.urlsafe_b64encode(b'["a", "b", {}]').decode(),
-            base64.urlsafe_b64encode(b'["a", 1, -5]').decode(),
-            base64.urlsafe_b64encode(b"[" * 100_000).decode(),
-            base64.urlsafe_b64encode(b"\xff\xfe").decode(),
-        ],
-        ids=range(9),
-    )
-    async def test_what_no_store_gave_is_refused(self, api: StoreApi, cursor: str) -> None:
-        with refused(InvalidArgument, "CURSOR_INVALID"):
-            await up_to_now(api, cursor)
+    async def test_what_no_store_gave_is_refused(self, api: StoreApi) -> None:
+        encoded = [
+            b"5",
+            b'["a", 1]',
+            b'["a", 1, 1e999]',
+            b'["a", "b", {}]',
+            b'["a", 1, -5]',
+            b"[" * 100_000,
+            b"\xff\xfe",
+        ]
+        for cursor in ("nonsense", "é", *(base64.urlsafe_b64encode(data).decode() for data in encoded)):
+            with refused(InvalidArgument, "CURSOR_INVALID"):
+                await up_to_now(api, cursor)
 
     async def test_a_cursor_of_another_experiment_is_foreign(self, api: StoreApi) -> None:
         """Goes wrong when a cursor is a bare number: in another experiment it skips changes silently."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import uuid
+import weakref
 from collections.abc import Awaitable
 
 from agentlightning.store.storage.base import Listener, T, Work
@@ -32,7 +33,8 @@ class MemoryStorage:
             self._connection.execute(f"PRAGMA max_page_count = {max(1, max_bytes // page)}")
         create_tables(self._connection, self.store_id)
         self._experiments = Experiments()
-        self._is_open = True
+        # A store that is dropped unclosed must not make the interpreter warn of its database.
+        self._close = weakref.finalize(self, self._connection.close)
         self._lock = threading.RLock()
         self._listeners: list[Listener] = []
 
@@ -54,7 +56,7 @@ class MemoryStorage:
                 self._connection.execute("COMMIT")
             except BaseException as error:
                 self._experiments.clear()
-                if self._is_open and self._connection.in_transaction:
+                if self._close.alive and self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 if isinstance(error, sqlite3.Error):
                     raise store_error(error) from error
@@ -66,5 +68,4 @@ class MemoryStorage:
 
     def close(self) -> None:
         with self._lock:
-            self._is_open = False
-            self._connection.close()
+            self._close()
