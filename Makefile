@@ -2,7 +2,6 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 GEN_VENV = .venv-gen
-PROTOS = $(wildcard proto/lightning_store/v1/*.proto)
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test check gen gen-check contract-release bench test-compat clean

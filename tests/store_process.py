@@ -9,9 +9,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+
+from agentlightning.store.remote.api import RemoteApi
 
 COMMAND = [sys.executable, "-m", "agentlightning.store_grpc"]
 READY = re.compile(
@@ -43,6 +44,7 @@ class StoreProcess:
         env: Environment variables to add.
         log: File that stderr goes to; None shows it to whoever runs the tests.
         says_where: False leaves store and port to the environment variables.
+        command: What to run.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class StoreProcess:
         env: Mapping[str, str] | None = None,
         log: Path | None = None,
         says_where: bool = True,
+        command: Sequence[str] = COMMAND,
     ) -> None:
         self.store = store
         self.port = port
@@ -63,11 +66,12 @@ class StoreProcess:
         self._env = env
         self._log = log
         self._says_where = says_where
+        self._command = command
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, within: float = 20.0) -> None:
         """Start it, on the port that it had before if it had one; returns when it says that it is ready."""
-        command = [*COMMAND, *self._options]
+        command = [*self._command, *self._options]
         if self._says_where:
             command += ["--store", self.store, "--port", str(self.port)]
         with open(self._log or os.devnull, "ab") as log:
@@ -134,13 +138,8 @@ class StoreProcess:
             self.wait()
 
 
-def run_python(code: str, *arguments: str, timeout: float = 30.0, **settings: Any) -> subprocess.CompletedProcess[str]:
-    """Run code in a process of its own that ends by itself."""
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-        **settings,
-    )
+StartServer = Callable[..., StoreProcess]
+"""Starts a server with the arguments of `StoreProcess`; it is ended with the test."""
+
+Connect = Callable[..., RemoteApi]
+"""Connects as `agentlightning.store.remote.api.connect` does; the client is closed with the test."""

@@ -11,8 +11,14 @@ from lightning_store import v1
 DEFAULT_EXPERIMENT = "default"
 """The experiment of a call that names none."""
 
+LATEST = "latest"
+"""Stands for the attempt with the highest number."""
+
 LONGEST_POLL = 60.0
 """Seconds for which DequeueRollouts is held at most, whatever the call asks for."""
+
+MAX_MESSAGE_BYTES = 64 << 20
+"""Largest message that a server with its default settings accepts, and the largest request that a client sends."""
 
 
 def _present() -> bool:

@@ -12,6 +12,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from agentlightning.codec.enums import ATTEMPT_STATUS, ROLLOUT_STATUS, WORKER_STATUS
+from agentlightning.codec.errors import CodecError
 from agentlightning.codec.payload import object_to_payload, to_payload
 from agentlightning.codec.resources import resources_from_message, resources_to_messages
 from agentlightning.codec.rollouts import (
@@ -26,9 +27,18 @@ from agentlightning.codec.rollouts import (
 from agentlightning.codec.spans import add_spans_requests, spans_from_messages
 from agentlightning.codec.times import from_duration, to_duration, to_timestamp
 from agentlightning.codec.workers import commanded_worker_from_message, worker_from_message
-from agentlightning.store.api import DEFAULT_EXPERIMENT, CallContext, StoreApi
+from agentlightning.store.api import DEFAULT_EXPERIMENT, LONGEST_POLL, CallContext, StoreApi
 from agentlightning.store.base import UNSET, LightningStore, LightningStoreCapabilities, LightningStoreStatistics, Unset
-from agentlightning.store.errors import AlreadyExists, InvalidArgument, NotFound, ResourceExhausted, Unavailable
+from agentlightning.store.errors import (
+    AlreadyExists,
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    StoreError,
+    Unavailable,
+)
+from agentlightning.store.remote.retries import Budgets, RetryPolicy
 from agentlightning.types import (
     Attempt,
     AttemptedRollout,
@@ -62,11 +72,11 @@ _MOST_ITEMS = 1000
 _MOST_SPANS = 10_000
 _MOST_IDS = 10_000
 _BATCH_BYTES = 4_000_000
-# Server and client agree on 60 s; a little less leaves the end of the wait to this side.
-_LONGEST_POLL = 50.0
-_LONGEST_OUTAGE = 60.0
-_FIRST_DELAY = 0.1
-_LONGEST_DELAY = 3.0
+# A little less than the server allows leaves the end of the wait to this side.
+_LONGEST_POLL = LONGEST_POLL - 10.0
+# How long a store may be silent when the time of a wait is up.
+_GRACE = 2.0
+_OUTAGES = RetryPolicy()
 
 
 class StoreFace(LightningStore):
@@ -118,9 +128,10 @@ class StoreFace(LightningStore):
             rollout=new_rollout_to_message(wanted, _new_id("ro", 6)),
             worker_id=worker_id or "",
             lease=None if lease is None else to_duration(lease, "lease"),
+            attempt_id=_new_id("at", 4),
         )
-        rollout = (await self._call(self._api.start_rollout, request)).rollout
-        return attempted_rollout_from_message(rollout, rollout.latest_attempt)
+        response = await self._call(self._api.start_rollout, request)
+        return await self._attempted(response.rollout, response.attempt)
 
     async def enqueue_rollout(
         self,
@@ -142,14 +153,14 @@ class StoreFace(LightningStore):
         for portion in _portions(messages):
             request = v1.EnqueueRolloutsRequest(rollouts=portion)
             response = await self._call(self._api.enqueue_rollouts, request)
-            enqueued.extend([rollout_from_message(rollout) for rollout in response.rollouts])
+            enqueued.extend([_decoded(rollout_from_message, rollout) for rollout in response.rollouts])
         return enqueued
 
     async def dequeue_rollout(
         self, worker_id: str | None = None, *, wait: float | None = None, lease: float | None = None
     ) -> AttemptedRollout | None:
-        claimed = await self._claim(1, worker_id, wait, lease)
-        return _claims_from_message(claimed)[0] if claimed.claims else None
+        claimed = await self.dequeue_many_rollouts(limit=1, worker_id=worker_id, wait=wait, lease=lease)
+        return claimed[0] if claimed else None
 
     async def dequeue_many_rollouts(
         self,
@@ -159,7 +170,7 @@ class StoreFace(LightningStore):
         wait: float | None = None,
         lease: float | None = None,
     ) -> Sequence[AttemptedRollout]:
-        return _claims_from_message(await self._claim(limit, worker_id, wait, lease))
+        return (await self._claim(limit, worker_id, wait, lease)).rollouts
 
     async def claim_rollouts(
         self,
@@ -170,12 +181,7 @@ class StoreFace(LightningStore):
         lease: float | None = None,
         known_resources: Sequence[tuple[str, int]] = (),
     ) -> ClaimedRollouts:
-        claimed = await self._claim(limit, worker_id, wait, lease, known_resources)
-        return ClaimedRollouts.model_construct(
-            rollouts=_claims_from_message(claimed),
-            resources=[resources_from_message(resources) for resources in claimed.resources],
-            draining=claimed.draining,
-        )
+        return await self._claim(limit, worker_id, wait, lease, known_resources)
 
     async def release_attempts(self, attempts: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
         released: list[tuple[str, str]] = []
@@ -194,8 +200,8 @@ class StoreFace(LightningStore):
             worker_id=worker_id or "",
             lease=None if lease is None else to_duration(lease, "lease"),
         )
-        rollout = (await self._call(self._api.start_attempt, request)).rollout
-        return attempted_rollout_from_message(rollout, rollout.latest_attempt)
+        response = await self._call(self._api.start_attempt, request)
+        return await self._attempted(response.rollout, response.attempt)
 
     async def add_span(self, span: Span) -> Span | None:
         stored = await self.add_many_spans([span])
@@ -248,7 +254,7 @@ class StoreFace(LightningStore):
         async def ask(page: v1.Page) -> tuple[list[Rollout], v1.PageInfo]:
             request = v1.ListRolloutsRequest(filter=wanted, page=page)
             response = await self._call(self._api.list_rollouts, request)
-            return [rollout_from_message(rollout) for rollout in response.rollouts], response.page_info
+            return [_decoded(rollout_from_message, rollout) for rollout in response.rollouts], response.page_info
 
         return await _collect(ask, _MOST_ITEMS, sort_by, sort_order, limit, offset)
 
@@ -264,17 +270,17 @@ class StoreFace(LightningStore):
         async def ask(page: v1.Page) -> tuple[list[Attempt], v1.PageInfo]:
             request = v1.ListAttemptsRequest(rollout_id=rollout_id, page=page)
             response = await self._call(self._api.list_attempts, request)
-            return [attempt_from_message(attempt) for attempt in response.attempts], response.page_info
+            return [_decoded(attempt_from_message, attempt) for attempt in response.attempts], response.page_info
 
         return await _collect(ask, _MOST_ITEMS, sort_by, sort_order, limit, offset)
 
     async def get_rollout_by_id(self, rollout_id: str) -> Rollout | None:
         response = await self._find(self._api.get_rollout, v1.GetRolloutRequest(rollout_id=rollout_id))
-        return None if response is None else rollout_from_message(response.rollout)
+        return None if response is None else _decoded(rollout_from_message, response.rollout)
 
     async def get_latest_attempt(self, rollout_id: str) -> Attempt | None:
         response = await self._find(self._api.get_latest_attempt, v1.GetLatestAttemptRequest(rollout_id=rollout_id))
-        return None if response is None else attempt_from_message(response.attempt)
+        return None if response is None else _decoded(attempt_from_message, response.attempt)
 
     async def query_resources(
         self,
@@ -317,7 +323,7 @@ class StoreFace(LightningStore):
         finished: dict[str, Rollout] = {}
         async with aclosing(self._finished(rollout_ids, timeout)) as messages:
             async for message in messages:
-                finished[message.rollout_id] = rollout_from_message(message)
+                finished[message.rollout_id] = _decoded(rollout_from_message, message)
         return [finished[rollout_id] for rollout_id in dict.fromkeys(rollout_ids) if rollout_id in finished]
 
     async def wait_iter(
@@ -325,7 +331,7 @@ class StoreFace(LightningStore):
     ) -> AsyncGenerator[Rollout, None]:
         async with aclosing(self._finished(rollout_ids, timeout)) as messages:
             async for message in messages:
-                yield rollout_from_message(message)
+                yield _decoded(rollout_from_message, message)
 
     async def query_spans(
         self,
@@ -395,7 +401,7 @@ class StoreFace(LightningStore):
             config=None if isinstance(config, Unset) else config_to_message(config),
             metadata=None if isinstance(metadata, Unset) else object_to_payload(metadata, "metadata"),
         )
-        return rollout_from_message((await self._call(self._api.update_rollout, request)).rollout)
+        return _decoded(rollout_from_message, (await self._call(self._api.update_rollout, request)).rollout)
 
     async def update_attempt(
         self,
@@ -420,7 +426,7 @@ class StoreFace(LightningStore):
             metadata=None if isinstance(metadata, Unset) else object_to_payload(metadata, "metadata"),
             failure=None if isinstance(failure, Unset) else failure_to_message(failure),
         )
-        return attempt_from_message((await self._call(self._api.update_attempt, request)).attempt)
+        return _decoded(attempt_from_message, (await self._call(self._api.update_attempt, request)).attempt)
 
     async def delete_rollouts(
         self, *, rollout_ids: Sequence[str] | None = None, status_in: Sequence[RolloutStatus] | None = None
@@ -513,7 +519,7 @@ class StoreFace(LightningStore):
         wait: float | None,
         lease: float | None,
         known_resources: Sequence[tuple[str, int]] | None = None,
-    ) -> v1.DequeueRolloutsResponse:
+    ) -> ClaimedRollouts:
         """Claims rollouts; a wait that is longer than one call may last takes several calls."""
         loop = asyncio.get_running_loop()
         end = loop.time() + max(0.0, wait or 0.0)
@@ -530,29 +536,64 @@ class StoreFace(LightningStore):
         )
         while True:
             left = end - loop.time()
-            if left > 0:
-                request.wait.CopyFrom(to_duration(min(left, _LONGEST_POLL), "wait"))
+            request.wait.CopyFrom(to_duration(min(max(0.0, left), _LONGEST_POLL), "wait"))
             response = await self._call(self._api.dequeue_rollouts, request)
             if response.claims or response.draining or limit <= 0 or left <= _LONGEST_POLL:
-                return response
+                return await self._claimed(response)
 
-    async def _finished(self, rollout_ids: Sequence[str], timeout: float | None) -> AsyncGenerator[v1.Rollout, None]:
+    async def _claimed(self, response: v1.DequeueRolloutsResponse) -> ClaimedRollouts:
+        """Decodes claims, all or none: when one cannot be decoded, the others go back to the queue."""
+        try:
+            return ClaimedRollouts.model_construct(
+                rollouts=[await self._attempted(claim.rollout, claim.attempt) for claim in response.claims],
+                resources=[resources_from_message(resources) for resources in response.resources],
+                draining=response.draining,
+            )
+        except CodecError:
+            await self.release_attempts(
+                [(claim.attempt.rollout_id, claim.attempt.attempt_id) for claim in response.claims]
+            )
+            raise
+
+    async def _attempted(self, rollout: v1.Rollout, attempt: v1.Attempt) -> AttemptedRollout:
+        """Decodes a rollout that this side is to run; when that fails, the attempt has failed."""
+        try:
+            return _decoded(attempted_rollout_from_message, rollout, attempt)
+        except CodecError as error:
+            # Nobody else knows of the attempt, and without a lease it would stay as it is for ever.
+            request = v1.UpdateAttemptRequest(
+                rollout_id=attempt.rollout_id,
+                attempt_id=attempt.attempt_id,
+                status=v1.ATTEMPT_STATUS_FAILED,
+                failure=v1.AttemptFailure(kind=v1.ATTEMPT_FAILURE_KIND_INFRASTRUCTURE, message=str(error)),
+            )
+            await self._call(self._api.update_attempt, request)
+            raise
+
+    def _finished(self, rollout_ids: Sequence[str], timeout: float | None) -> AsyncGenerator[v1.Rollout, None]:
         """Yields the rollouts as they finish, until none is left or the time is up."""
+        end = math.inf if timeout is None else asyncio.get_running_loop().time() + max(0.0, timeout)
+        waits = [self._finished_of(window, end) for window in _id_windows(rollout_ids, "rollout_ids")]
+        return waits[0] if len(waits) == 1 else _merged(waits)
+
+    async def _finished_of(self, rollout_ids: list[str], end: float) -> AsyncGenerator[v1.Rollout, None]:
+        """Yields what finishes of as many rollouts as a call takes, until none is left or the time `end` has come."""
         loop = asyncio.get_running_loop()
-        end = math.inf if timeout is None else loop.time() + timeout
-        for window in _id_windows(rollout_ids, "rollout_ids"):
-            pending = dict.fromkeys(window)
-            outage = _Outage()
+        pending = dict.fromkeys(rollout_ids)
+        budgets = Budgets(_OUTAGES, was_connected=True)
+        fault: StoreError = DeadlineExceeded("The store did not answer in time.", reason="DEADLINE_EXCEEDED")
+        was_heard = False
+        limit = end + _GRACE
+        try:
             while pending:
                 left = max(0.0, end - loop.time())
                 request = v1.WaitForRolloutsRequest(
                     rollout_ids=pending, timeout=None if left == math.inf else to_duration(left, "timeout")
                 )
-                is_done = False
                 try:
                     async with aclosing(self._api.wait_for_rollouts(self._context, request)) as messages:
-                        async for message in messages:
-                            outage.is_over()
+                        while (message := await _before(limit, anext(messages, None))) is not None:
+                            was_heard = True
                             event = message.WhichOneof("event")
                             if event == "finished":
                                 pending.pop(message.finished.rollout_id, None)
@@ -560,39 +601,49 @@ class StoreFace(LightningStore):
                             elif event == "not_found_rollout_id":
                                 pending.pop(message.not_found_rollout_id, None)
                             elif event == "done":
-                                is_done = True
+                                return
+                            budgets = Budgets(_OUTAGES, was_connected=True)
+                            # Not the time that passed over there: what has finished by the end comes, however late.
+                            limit = max(end, loop.time()) + _GRACE
                 except (AlreadyExists, InvalidArgument) as error:
                     raise ValueError(error.message) from error
                 except (ResourceExhausted, Unavailable) as error:
-                    await asyncio.sleep(outage.delay_after(error))
+                    fault = error
+                    delay = budgets.delay_after(error)
+                    if delay is None:
+                        raise
+                    await _before(limit, asyncio.sleep(delay))
                     # A call of its own, because the api repeats those as long as there is hope, and raises then.
-                    await self._call(self._api.get_statistics, v1.GetStatisticsRequest())
-                    continue
-                if is_done:
-                    break
+                    await _before(limit, self._call(self._api.get_statistics, v1.GetStatisticsRequest()))
+        except asyncio.TimeoutError:
+            if not was_heard:
+                raise fault from None
 
 
-class _Outage:
-    """How long a store has not let us wait."""
+async def _before(limit: float, awaitable: Awaitable[Item]) -> Item:
+    """Awaits until the time `limit` of the event loop; raises `asyncio.TimeoutError` then."""
+    left = limit - asyncio.get_running_loop().time()
+    return await asyncio.wait_for(awaitable, None if left == math.inf else left)
 
-    def __init__(self) -> None:
-        self._since: float | None = None
-        self._delay = _FIRST_DELAY
 
-    def is_over(self) -> None:
-        """Notes that the store answered."""
-        self._since = None
-        self._delay = _FIRST_DELAY
-
-    def delay_after(self, error: ResourceExhausted | Unavailable) -> float:
-        """Returns the seconds after which to ask again; raises `error` when that is hopeless."""
-        now = asyncio.get_running_loop().time()
-        if self._since is None:
-            self._since = now
-        if now - self._since > _LONGEST_OUTAGE or (isinstance(error, ResourceExhausted) and error.retry_after is None):
-            raise error
-        delay, self._delay = self._delay, min(2 * self._delay, _LONGEST_DELAY)
-        return delay
+async def _merged(sources: Sequence[AsyncGenerator[Item, None]]) -> AsyncGenerator[Item, None]:
+    """Yields what any of the sources yields, as it comes."""
+    upcoming = {asyncio.ensure_future(anext(source, None)): source for source in sources}
+    try:
+        while upcoming:
+            done, _ = await asyncio.wait(upcoming, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                source = upcoming.pop(task)
+                item = task.result()
+                if item is not None:
+                    upcoming[asyncio.ensure_future(anext(source, None))] = source
+                    yield item
+    finally:
+        for task in upcoming:
+            task.cancel()
+        await asyncio.gather(*upcoming, return_exceptions=True)
+        for source in sources:
+            await source.aclose()
 
 
 async def _collect(
@@ -666,8 +717,12 @@ def _portions(messages: list[v1.NewRollout]) -> Iterator[list[v1.NewRollout]]:
         yield portion
 
 
-def _claims_from_message(message: v1.DequeueRolloutsResponse) -> list[AttemptedRollout]:
-    return [attempted_rollout_from_message(claim.rollout, claim.attempt) for claim in message.claims]
+def _decoded(decode: Callable[..., Item], *messages: Any) -> Item:
+    """Decodes a rollout, an attempt or both; an error names the rollout."""
+    try:
+        return decode(*messages)
+    except CodecError as error:
+        raise CodecError(f"Rollout {messages[0].rollout_id}: {error}") from error
 
 
 def _attempt_keys(attempts: Sequence[tuple[str, str]]) -> list[v1.AttemptKey]:

@@ -10,11 +10,9 @@ from typing import Any
 from agentlightning.store.engine.engine import Engine
 from agentlightning.store.engine.scope import SpanBound
 from agentlightning.store.local import LocalStore
-from agentlightning.store.opening import open_memory
+from agentlightning.store.opening import EVICT_ABOVE, SAFE_SHARE, open_memory
 from agentlightning.store.storage.memory import MemoryStorage
 from agentlightning.types import Span
-
-_SAFE_SHARE = 0.8
 
 
 class InMemoryLightningStore(LocalStore):
@@ -58,10 +56,10 @@ class InMemoryLightningStore(LocalStore):
             super().__init__(open_memory())
             return
         capacity = _machine_memory()
-        evict_above = int(0.7 * capacity)
+        evict_above = int(EVICT_ABOVE * capacity)
         if eviction_memory_threshold is not None:
             evict_above = _in_bytes(eviction_memory_threshold, capacity, "eviction_memory_threshold")
-        evict_down_to = int(_SAFE_SHARE * evict_above)
+        evict_down_to = int(SAFE_SHARE * evict_above)
         if safe_memory_threshold is not None:
             evict_down_to = _in_bytes(safe_memory_threshold, capacity, "safe_memory_threshold")
         if evict_down_to >= evict_above:

@@ -16,8 +16,11 @@ from agentlightning.store.storage.sqlite import SqliteStorage, Synchronous
 DEFAULT_MEMORY_BYTES = 2 << 30
 """Most bytes that a memory store takes unless told otherwise."""
 
-_EVICT_ABOVE = 0.7
-_EVICT_DOWN_TO = 0.8 * _EVICT_ABOVE
+EVICT_ABOVE = 0.7
+"""Share of the memory at which a store starts to drop spans."""
+
+SAFE_SHARE = 0.8
+"""Share of that at which it stops."""
 
 _DEFAULT_SYNCHRONOUS: Synchronous = "FULL"
 
@@ -36,15 +39,15 @@ def open_engine(url: str) -> Engine:
     """
     parts = urlsplit(url)
     options = dict(parse_qsl(parts.query))
-    if parts.scheme == "memory" and not parts.netloc and not parts.path:
+    if parts.scheme == "memory" and not (parts.netloc or parts.path or parts.fragment):
         max_bytes = _option(url, options, "max_bytes", _size, DEFAULT_MEMORY_BYTES)
         _refuse_rest(url, options)
         return open_memory(max_bytes)
-    if parts.scheme == "sqlite" and not parts.netloc and len(parts.path) > 1:
+    if parts.scheme == "sqlite" and not (parts.netloc or parts.fragment) and len(parts.path) > 1:
         synchronous = _option(url, options, "synchronous", _synchronous, _DEFAULT_SYNCHRONOUS)
         _refuse_rest(url, options)
         return Engine(SqliteStorage(Path(unquote(parts.path[1:])), synchronous))
-    raise _fault(url, "it must be memory:// or sqlite:///PATH")
+    raise _fault(url, "it must be memory:// or sqlite:///PATH, with # and ? in a path written %23 and %3F")
 
 
 def open_memory(max_bytes: int = DEFAULT_MEMORY_BYTES) -> Engine:
@@ -54,7 +57,7 @@ def open_memory(max_bytes: int = DEFAULT_MEMORY_BYTES) -> Engine:
         max_bytes: Most bytes that it may take. From seven tenths of it on, the spans of finished rollouts are dropped,
             the oldest first.
     """
-    bound = SpanBound(evict_above=int(max_bytes * _EVICT_ABOVE), evict_down_to=int(max_bytes * _EVICT_DOWN_TO))
+    bound = SpanBound(evict_above=int(max_bytes * EVICT_ABOVE), evict_down_to=int(max_bytes * EVICT_ABOVE * SAFE_SHARE))
     return Engine(MemoryStorage(max_bytes), span_bound=bound)
 
 

@@ -25,4 +25,5 @@ def share_right(answer: str, fields: dict[str, str]) -> float:
         return 0.0
     if not isinstance(found, dict):
         return 0.0
-    return sum(found.get(name) == value for name, value in fields.items()) / len(fields)
+    right: int = sum(found.get(name) == value for name, value in fields.items())
+    return right / len(fields)

@@ -65,11 +65,19 @@ def parse_options() -> argparse.Namespace:
     """Returns the options of the command line."""
     parser = argparse.ArgumentParser(description="Improve a language model agent by prompt search over a gRPC store.")
     parser.add_argument("--results", type=Path, default=Path("quickstart-results"), help="folder for the database")
-    parser.add_argument("--runners", type=int, default=2, help="runner processes, each of one CPU core and 1.2 GB")
-    parser.add_argument("--train", type=int, default=16, help="tasks that every prompt is tried on")
-    parser.add_argument("--held-out", type=int, default=24, help="tasks that first and best prompt are judged by")
+    parser.add_argument("--runners", type=positive, default=2, help="runner processes, each of one CPU core and 1.2 GB")
+    parser.add_argument("--train", type=positive, default=16, help="tasks that every prompt is tried on")
+    parser.add_argument("--held-out", type=positive, default=24, help="tasks that first and best prompt are judged by")
     parser.add_argument("--seed", type=int, default=7, help="which tasks are drawn")
     return parser.parse_args()
+
+
+def positive(text: str) -> int:
+    """Returns the number that an option gives."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return number
 
 
 @contextmanager

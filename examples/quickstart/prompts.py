@@ -26,9 +26,8 @@ def candidates(examples: Sequence[Task]) -> NamedResources:
     return {
         "request": _template(REQUEST, QUESTION),
         "instructions": _template(INSTRUCTIONS, QUESTION),
-        "one example": _template(*solved[:1], QUESTION),
         "three examples": _template(*solved[:3], QUESTION),
-        "six examples": _template(*solved[:6], QUESTION),
+        "six examples": _template(*solved, QUESTION),
     }
 
 

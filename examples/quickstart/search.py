@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from statistics import fmean
 
@@ -13,7 +13,7 @@ from agentlightning import (
     AttemptedRollout,
     EnqueueRolloutRequest,
     LightningStore,
-    NamedResources,
+    PromptTemplate,
     Rollout,
     RolloutMode,
     algo,
@@ -24,7 +24,7 @@ from agentlightning import (
 @algo
 async def prompt_search(
     store: LightningStore,
-    initial_resources: NamedResources,
+    initial_resources: Mapping[str, PromptTemplate],
     train_dataset: Sequence[Task],
     val_dataset: Sequence[Task],
 ) -> None:
@@ -32,7 +32,7 @@ async def prompt_search(
     names = list(initial_resources)
     evaluation = Evaluation(store, initial_resources)
 
-    print("\nBefore: the first prompt on the held-out tasks. The runners load the model first, some 20 seconds.")
+    print("\nBefore: the first prompt on the held-out tasks. The runners load the model first: half a minute.")
     before = await evaluation.mean_reward(names[0], val_dataset, "val")
 
     print("\nSearch: every prompt on the training tasks.")
@@ -53,7 +53,7 @@ async def prompt_search(
 class Evaluation:
     """Has the runners try prompts, and says on the way how it goes."""
 
-    def __init__(self, store: LightningStore, prompts: NamedResources) -> None:
+    def __init__(self, store: LightningStore, prompts: Mapping[str, PromptTemplate]) -> None:
         self._store = store
         self._prompts = prompts
 
@@ -75,6 +75,7 @@ class Evaluation:
         number = list(self._prompts).index(name) + 1
         label = f"  prompt {number}/{len(self._prompts)}  {name:<16}"
         rewards: list[float] = []
+        _show(label, rewards, len(tasks))
         async with aclosing(self._store.wait_iter(rollout_ids=[each.rollout_id for each in rollouts])) as finished:
             async for rollout in finished:
                 rewards.append(await self._reward(rollout))
@@ -92,7 +93,8 @@ class Evaluation:
 def _show(label: str, rewards: Sequence[float], total: int) -> None:
     """Shows progress: on a terminal in one line that is rewritten, elsewhere in a line for every eighth rollout."""
     done = len(rewards)
-    line = f"{label}  {done:>2}/{total} rollouts  mean reward {fmean(rewards):.2f}"
+    mean = f"{fmean(rewards):.2f}" if rewards else "-"
+    line = f"{label}  {done:>2}/{total} rollouts  mean reward {mean}"
     if sys.stdout.isatty():
         print(f"\r{line}", end="\n" if done == total else "", flush=True)
     elif done % 8 == 0 or done == total:

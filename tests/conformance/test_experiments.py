@@ -104,11 +104,15 @@ class TestMakingAndUnmaking:
         clock.advance(3)
         await enqueue(api, "r1", experiment="by-rollout")
         await publish(api, "rs-1", experiment="by-resources")
-        request = v1.UpdateWorkerRequest(worker_id="w1")
-        await api.update_worker(context("by-worker"), request)
-        assert await names(api) == ["default", "by-rollout", "by-resources", "by-worker"]
+        assert await names(api) == ["default", "by-rollout", "by-resources"]
         listed = (await api.list_experiments(HERE, v1.ListExperimentsRequest())).experiments
         assert listed[1].create_time.ToNanoseconds() - listed[0].create_time.ToNanoseconds() == 3 * SECOND
+
+    async def test_a_worker_makes_none(self, api: StoreApi) -> None:
+        """Goes wrong when a heartbeat turns a typo, or an experiment that was deleted, into an empty queue."""
+        with refused(NotFound, "EXPERIMENT_NOT_FOUND"):
+            await api.update_worker(context("typo"), v1.UpdateWorkerRequest(worker_id="w1"))
+        assert await names(api) == ["default"]
 
     async def test_a_write_that_fails_makes_none(self, api: StoreApi) -> None:
         with refused(InvalidArgument, "INVALID_CONFIG"):

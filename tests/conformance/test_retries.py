@@ -250,7 +250,6 @@ async def test_a_config_that_cannot_be_kept_is_refused_everywhere(api: StoreApi)
         config(max_attempts=-1),
         config(budgets={AGENT: -1}),
         config(budgets={v1.ATTEMPT_FAILURE_KIND_UNSPECIFIED: 1}),
-        config(budgets={CALLED_OFF: 1}),
         v1.RolloutConfig(retry_budgets=[v1.RetryBudget(kind=AGENT), v1.RetryBudget(kind=AGENT)]),
     ):
         with refused(InvalidArgument, "INVALID_CONFIG"):

@@ -118,6 +118,16 @@ async def test_a_watch_goes_on_where_another_ended(api: StoreApi) -> None:
     assert (await up_to_now(api, cursor)) == ([], cursor)
 
 
+async def test_a_deletion_after_a_failed_call_is_told(api: StoreApi) -> None:
+    """Goes wrong when the number of the last change is looked up once its rollout is gone: the deletion reuses it."""
+    await enqueue(api, "r1", "r2")
+    _, cursor = await up_to_now(api)
+    with refused(NotFound, "ROLLOUT_NOT_FOUND"):
+        await update(api, "nobody")
+    await delete(api, "r2")
+    assert (await up_to_now(api, cursor))[0] == ["r2 deleted"]
+
+
 async def test_no_finish_is_lost_by_a_watcher_that_comes_and_goes(api: StoreApi) -> None:
     names = [f"r{number}" for number in range(40)]
 

@@ -203,6 +203,15 @@ class TestStatus:
         found = await worker(api, "w1")
         assert (found.status, found.current_attempt_id) == (BUSY, attempt.attempt_id)
 
+    async def test_an_attempt_that_changes_hands_leaves_its_first_worker_idle(self, api: StoreApi) -> None:
+        attempt = await start(api, "r1", worker_id="w1")
+        await report(api, attempt, worker_id="w2")
+        first, second = await worker(api, "w1"), await worker(api, "w2")
+        assert (first.status, first.HasField("current_rollout_id")) == (IDLE, False)
+        assert (second.status, second.current_rollout_id) == (BUSY, "r1")
+        await report(api, attempt, worker_id="")
+        assert (await worker(api, "w2")).status == IDLE
+
     async def test_handing_back_or_deleting_leaves_a_worker_idle(self, api: StoreApi) -> None:
         await release(api, await start(api, "r1", worker_id="w1"))
         await start(api, "r2", worker_id="w2")

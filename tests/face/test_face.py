@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import signal
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -12,16 +13,19 @@ from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
+from store_process import StoreProcess
 
+from agentlightning.codec.errors import CodecError
 from agentlightning.store.api import CallContext
 from agentlightning.store.base import LightningStore
 from agentlightning.store.client import LightningStoreClient
 from agentlightning.store.engine.engine import Engine
 from agentlightning.store.engine.scope import SpanBound
-from agentlightning.store.errors import NotFound, Unavailable
+from agentlightning.store.errors import DeadlineExceeded, NotFound, Unavailable
 from agentlightning.store.face import StoreFace
 from agentlightning.store.local import LocalStore
 from agentlightning.store.memory import InMemoryLightningStore
+from agentlightning.store.remote.retries import RetryPolicy
 from agentlightning.store.server import LightningStoreServer
 from agentlightning.store.sqlite import SqliteLightningStore
 from agentlightning.store.storage.memory import MemoryStorage
@@ -179,6 +183,121 @@ async def test_a_dequeue_that_waits_in_vain_ends_in_time(store: StoreFace, monke
     began = time.monotonic()
     assert await store.dequeue_rollout(wait=0.35) is None
     assert 0.3 < time.monotonic() - began < 3
+
+
+async def test_a_dequeue_that_took_too_long_does_not_wait_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentlightning.store.face._LONGEST_POLL", 0.1)
+    waits = []
+
+    class Slow(Engine):
+        async def dequeue_rollouts(
+            self, context: CallContext, request: v1.DequeueRolloutsRequest
+        ) -> v1.DequeueRolloutsResponse:
+            waits.append(request.wait.ToMilliseconds())
+            await asyncio.sleep(0.3)
+            return await super().dequeue_rollouts(context, request)
+
+    engine = Slow(MemoryStorage())
+    assert await StoreFace(engine).dequeue_rollout(wait=0.2) is None
+    assert waits == [100, 0]
+    engine.close()
+
+
+class Repeating(Engine):
+    """An engine that gets calls twice, and another attempt in between."""
+
+    async def _supersede(self, context: CallContext, rollout_id: str) -> None:
+        await super().start_attempt(context, v1.StartAttemptRequest(rollout_id=rollout_id))
+
+    async def start_rollout(self, context: CallContext, request: v1.StartRolloutRequest) -> v1.StartRolloutResponse:
+        await self._supersede(context, (await super().start_rollout(context, request)).rollout.rollout_id)
+        return await super().start_rollout(context, request)
+
+    async def start_attempt(self, context: CallContext, request: v1.StartAttemptRequest) -> v1.StartAttemptResponse:
+        await super().start_attempt(context, request)
+        await self._supersede(context, request.rollout_id)
+        return await super().start_attempt(context, request)
+
+
+async def test_whoever_starts_gets_its_own_attempt_though_the_call_was_repeated() -> None:
+    engine = Repeating(MemoryStorage())
+    store = StoreFace(engine)
+    first = await store.start_rollout("x", worker_id="w")
+    second = await store.start_attempt(first.rollout_id, "w")
+    assert (first.attempt.sequence_id, second.attempt.sequence_id) == (1, 3)
+    assert [rollout.attempt.worker_id for rollout in (first, second)] == ["w", "w"]
+    assert [len(bytes.fromhex(rollout.attempt.attempt_id[3:])) for rollout in (first, second)] == [4, 4]
+    assert len(await store.query_attempts(first.rollout_id)) == 4
+    engine.close()
+
+
+async def enqueue_unreadable(engine: Engine, *rollout_ids: str) -> None:
+    """Enqueue rollouts whose input a client of this release cannot read."""
+    strange = v1.Payload(content_type="text/plain", data=b"x")
+    rollouts = [v1.NewRollout(rollout_id=rollout_id, input=strange) for rollout_id in rollout_ids]
+    await engine.enqueue_rollouts(CallContext(), v1.EnqueueRolloutsRequest(rollouts=rollouts))
+
+
+async def test_a_claim_that_cannot_be_read_fails_and_the_others_go_back(engine: Engine) -> None:
+    store = StoreFace(engine)
+    await store.enqueue_rollout("x", rollout_id="first")
+    await enqueue_unreadable(engine, "strange")
+    await store.enqueue_rollout("x", rollout_id="last")
+    with pytest.raises(CodecError, match=r"^Rollout strange: rollout.input has the content type 'text/plain'"):
+        await store.dequeue_many_rollouts(limit=3)
+    (attempt,) = await store.query_attempts("strange")
+    assert attempt.status == "failed"
+    assert attempt.failure is not None
+    assert attempt.failure.kind == "infrastructure"
+    assert "Rollout strange: rollout.input has the content type" in attempt.failure.message
+    assert [rollout.rollout_id for rollout in await store.dequeue_many_rollouts(limit=3)] == ["first", "last"]
+
+
+async def test_an_attempt_on_what_cannot_be_read_fails(engine: Engine) -> None:
+    store = StoreFace(engine)
+    await enqueue_unreadable(engine, "strange")
+    with pytest.raises(CodecError, match="^Rollout strange: "):
+        await store.start_attempt("strange")
+    assert [attempt.status for attempt in await store.query_attempts("strange")] == ["failed"]
+
+
+async def test_claims_whose_resources_cannot_be_read_go_back() -> None:
+    class Newer(Engine):
+        async def dequeue_rollouts(
+            self, context: CallContext, request: v1.DequeueRolloutsRequest
+        ) -> v1.DequeueRolloutsResponse:
+            response = await super().dequeue_rollouts(context, request)
+            response.resources.add().resources.add(name="new")
+            return response
+
+    engine = Newer(MemoryStorage())
+    store = StoreFace(engine)
+    rollout = await store.enqueue_rollout("x")
+    with pytest.raises(CodecError, match="kind"):
+        await store.claim_rollouts()
+    assert await store.query_attempts(rollout.rollout_id) == []
+    assert await store.get_rollout_by_id(rollout.rollout_id) == rollout
+    engine.close()
+
+
+async def test_a_row_that_cannot_be_read_is_named(engine: Engine) -> None:
+    store = StoreFace(engine)
+    await store.enqueue_rollout("x")
+    await enqueue_unreadable(engine, "strange")
+    await finish_unread(engine, "strange")
+    for call in (
+        store.query_rollouts(),
+        store.get_rollout_by_id("strange"),
+        store.wait_for_rollouts(rollout_ids=["strange"], timeout=0),
+    ):
+        with pytest.raises(CodecError, match="^Rollout strange: "):
+            await call
+
+
+async def finish_unread(engine: Engine, rollout_id: str) -> None:
+    """Finish a rollout that cannot be read."""
+    request = v1.UpdateRolloutRequest(rollout_id=rollout_id, status=v1.ROLLOUT_STATUS_SUCCEEDED)
+    await engine.update_rollout(CallContext(), request)
 
 
 async def test_a_claim_brings_the_resources_that_are_not_known(store: StoreFace) -> None:
@@ -551,12 +670,117 @@ async def test_a_wait_that_is_left_early_leaves_no_stream_open() -> None:
 
 
 async def test_a_store_that_never_lets_wait_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentlightning.store.face._LONGEST_OUTAGE", 0.3)
-    engine = Breaking(10**6)
-    store = StoreFace(engine)
-    rollout = await store.enqueue_rollout("x")
+    monkeypatch.setattr("agentlightning.store.face._OUTAGES", RetryPolicy(reconnect_seconds=0.3))
+    engine = Unanswering()
+    rollout = await StoreFace(engine).enqueue_rollout("x")
     with pytest.raises(Unavailable, match="gone"):
-        await store.wait_for_rollouts(rollout_ids=[rollout.rollout_id], timeout=0)
+        await StoreFace(engine).wait_for_rollouts(rollout_ids=[rollout.rollout_id])
+    engine.close()
+
+
+class Unanswering(Engine):
+    """An engine whose waits fail or fall silent, once they have told what has finished by then if they tell that."""
+
+    def __init__(self, *, tells: bool = False, is_silent: bool = False) -> None:
+        super().__init__(MemoryStorage())
+        self.tells = tells
+        self.is_silent = is_silent
+
+    async def wait_for_rollouts(
+        self, context: CallContext, request: v1.WaitForRolloutsRequest
+    ) -> AsyncGenerator[v1.WaitForRolloutsResponse, None]:
+        if self.tells:
+            async with aclosing(super().wait_for_rollouts(context, request)) as messages:
+                async for message in messages:
+                    if message.HasField("finished"):
+                        yield message
+                    else:
+                        break
+        if self.is_silent:
+            await asyncio.Event().wait()
+        raise Unavailable("gone", reason="TEST")
+
+
+@pytest.mark.parametrize(("is_silent", "error"), [(True, DeadlineExceeded), (False, Unavailable)])
+async def test_a_timed_wait_ends_in_time_whatever_the_store_does(
+    is_silent: bool, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentlightning.store.face._GRACE", 0.2)
+    engine = Unanswering(is_silent=is_silent)
+    store = StoreFace(engine)
+    ids = [(await store.enqueue_rollout(index)).rollout_id for index in range(3)]
+    await finish(store, ids[1])
+    began = time.monotonic()
+    with pytest.raises(error):
+        await store.wait_for_rollouts(rollout_ids=ids, timeout=0.3)
+    engine.tells = True
+    (finished,) = await store.wait_for_rollouts(rollout_ids=ids, timeout=0)
+    assert finished.rollout_id == ids[1]
+    assert 0.3 <= time.monotonic() - began < 2
+    engine.close()
+
+
+@pytest.mark.parametrize(("end", "error"), [(signal.SIGSTOP, DeadlineExceeded), (signal.SIGKILL, Unavailable)])
+async def test_a_timed_wait_ends_in_time_without_its_server(end: signal.Signals, error: type[Exception]) -> None:
+    server = StoreProcess()
+    await asyncio.to_thread(server.start)
+    client = LightningStoreClient(server.address)
+    try:
+        rollout = await client.enqueue_rollout("x")
+        server.signal(end)
+        for timeout in (0, 1):
+            began = time.monotonic()
+            with pytest.raises(error):
+                await client.wait_for_rollouts(rollout_ids=[rollout.rollout_id], timeout=timeout)
+            assert time.monotonic() - began < timeout + 2.5
+    finally:
+        await client.close()
+        server.kill()
+
+
+async def test_whoever_takes_long_over_each_still_gets_all(store: StoreFace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentlightning.store.face._GRACE", 0.2)
+    ids = [(await store.enqueue_rollout(index)).rollout_id for index in range(3)]
+    for rollout_id in ids:
+        await finish(store, rollout_id)
+    seen = []
+    async for rollout in store.wait_iter(rollout_ids=ids, timeout=0.1):
+        seen.append(rollout.rollout_id)
+        await asyncio.sleep(0.4)
+    assert seen == ids
+
+
+async def test_no_rollout_waits_for_others_to_finish(store: StoreFace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentlightning.store.face._MOST_IDS", 2)
+    ids = [(await store.enqueue_rollout(index)).rollout_id for index in range(5)]
+    await finish(store, ids[4])
+    seen = []
+    async with aclosing(store.wait_iter(rollout_ids=ids)) as rollouts:
+        async for rollout in rollouts:
+            seen.append(rollout.rollout_id)
+            if len(seen) < 5:
+                await finish(store, ids[4 - len(seen)])
+    assert seen == ids[::-1]
+    finished = await store.wait_for_rollouts(rollout_ids=[*ids, "no"], timeout=0)
+    assert [rollout.rollout_id for rollout in finished] == ids
+
+
+async def test_a_wait_for_many_that_is_left_early_leaves_no_stream_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentlightning.store.face._MOST_IDS", 2)
+    engine = Breaking(0)
+    store = StoreFace(engine)
+    ids = [(await store.enqueue_rollout(index)).rollout_id for index in range(5)]
+    await finish(store, ids[4])
+    async with aclosing(store.wait_iter(rollout_ids=ids)) as rollouts:
+        assert (await anext(rollouts)).rollout_id == ids[4]
+        assert engine.open == 2
+    assert engine.open == 0
+    waiting = asyncio.create_task(store.wait_for_rollouts(rollout_ids=ids))
+    await asyncio.sleep(0.05)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert engine.open == 0
     engine.close()
 
 

@@ -1,6 +1,6 @@
 """A program that uses a store, starts a child that does too, and prints how both fared.
 
-Run as `children.py HOW ADDRESS`.
+Run as `children.py HOW ADDRESS`, or `children.py HOW PATH` where the store is a file.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 import threading
 
 from agentlightning.store.api import CallContext
+from agentlightning.store.engine.engine import Engine
 from agentlightning.store.forks import ForkedError
 from agentlightning.store.opening import open_engine
 from agentlightning.store.remote.api import connect
@@ -84,6 +85,29 @@ def forked_while_serving(address: str) -> None:
     run_child("fork", served[0])
     is_over.set()
     thread.join()
+
+
+def use_engine(engine: Engine) -> None:
+    """Use a store of the parent's, and print how it went."""
+    try:
+        asyncio.run(statistics(engine))
+        print("child: worked", flush=True)
+    except ForkedError as error:
+        print(f"child: {error}", flush=True)
+
+
+async def statistics(engine: Engine) -> v1.GetStatisticsResponse:
+    return await engine.get_statistics(CallContext(), v1.GetStatisticsRequest())
+
+
+def forked_with_an_open_file(path: str) -> None:
+    engine = open_engine(f"sqlite:///{path}")
+    process = multiprocessing.get_context("fork").Process(target=use_engine, args=(engine,))
+    process.start()
+    process.join(20)
+    print(f"child ended with {process.exitcode}", flush=True)
+    process.kill()
+    engine.close()
 
 
 def forked_child_of_a_forked_child(address: str) -> None:

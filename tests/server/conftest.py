@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc
 import pytest
 import pytest_asyncio
-from store_process import StoreProcess
+from store_process import Connect, StartServer, StoreProcess
 
 from agentlightning.store.engine.engine import Engine
 from agentlightning.store.opening import open_engine
 from agentlightning.store.remote.api import RemoteApi, connect
 from agentlightning.store.server.server import StoreServer
-
-StartServer = Callable[..., StoreProcess]
-Connect = Callable[..., RemoteApi]
 
 
 @pytest.fixture

@@ -30,7 +30,8 @@ def wait(channel: grpc.Channel) -> None:
 def wait_and_read_little(channel: grpc.Channel) -> None:
     stub = rollout_service_pb2_grpc.RolloutServiceStub(channel)
     request = v1.WaitForRolloutsRequest(rollout_ids=["finished", "pending"], spans_view=v1.SPANS_VIEW_ALL_ATTEMPTS)
-    next(stub.WaitForRollouts(request))
+    call = stub.WaitForRollouts(request)
+    next(call)
     time.sleep(60)
 
 

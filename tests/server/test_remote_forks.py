@@ -19,12 +19,12 @@ REFUSED = (
 )
 
 
-def outcome(how: str, server: StoreProcess) -> list[str]:
+def outcome(how: str, where: str) -> list[str]:
     """What parent and child say."""
     program = Path(__file__).parent / "children.py"
     result = subprocess.run(
         # From Python 3.12 on a fork of a process with threads warns, which is what is tried here.
-        [sys.executable, "-W", "ignore::DeprecationWarning", str(program), how, server.address],
+        [sys.executable, "-W", "ignore::DeprecationWarning", str(program), how, where],
         env=environment(),
         capture_output=True,
         text=True,
@@ -36,25 +36,40 @@ def outcome(how: str, server: StoreProcess) -> list[str]:
 
 
 def test_a_child_that_was_forked_before_the_first_use_works(server: StoreProcess) -> None:
-    assert outcome("forked_before_use", server) == ["child: memory", "child ended with 0", "parent: memory"]
+    assert outcome("forked_before_use", server.address) == ["child: memory", "child ended with 0", "parent: memory"]
 
 
 def test_a_child_that_was_forked_after_the_first_use_is_told_at_once(server: StoreProcess) -> None:
     begun = time.monotonic()
-    assert outcome("forked_after_use", server) == ["parent: memory", REFUSED, "child ended with 0", "parent: memory"]
+    assert outcome("forked_after_use", server.address) == [
+        "parent: memory",
+        REFUSED,
+        "child ended with 0",
+        "parent: memory",
+    ]
     assert time.monotonic() - begun < 10
 
 
 def test_a_child_that_was_forked_from_a_server_is_told_at_once(server: StoreProcess) -> None:
-    assert outcome("forked_while_serving", server) == [REFUSED, "child ended with 0"]
+    assert outcome("forked_while_serving", server.address) == [REFUSED, "child ended with 0"]
 
 
 def test_children_of_such_a_child_are_told_too(server: StoreProcess) -> None:
-    assert outcome("forked_child_of_a_forked_child", server) == ["parent: memory", REFUSED, "child ended with 0"]
+    assert outcome("forked_child_of_a_forked_child", server.address) == [
+        "parent: memory",
+        REFUSED,
+        "child ended with 0",
+    ]
+
+
+def test_a_child_that_was_forked_with_an_open_file_is_told_at_once(tmp_path: Path) -> None:
+    said, ended = outcome("forked_with_an_open_file", str(tmp_path / "store.db"))
+    assert said.startswith("child: A store in a file does not survive a fork")
+    assert ended == "child ended with 0"
 
 
 def test_a_spawned_child_works(server: StoreProcess) -> None:
-    assert outcome("spawned_after_use", server) == [
+    assert outcome("spawned_after_use", server.address) == [
         "parent: memory",
         "child: memory",
         "child ended with 0",

@@ -26,7 +26,6 @@ from calls import (
     enqueue,
     get,
     ids,
-    list_spans,
     named,
     prompt,
     publish,
@@ -39,13 +38,12 @@ from calls import (
     statistics,
     waiting_for,
 )
-from conftest import Connect, StartServer
 from lossy_proxy import LossyProxy, lossy_proxy
-from store_process import StoreProcess
+from store_process import Connect, StartServer, StoreProcess
 
 from agentlightning.store.api import StoreApi
-from agentlightning.store.errors import DeadlineExceeded, NotFound, Unavailable
-from agentlightning.store.remote.retries import RetryPolicy, is_repeatable
+from agentlightning.store.errors import DeadlineExceeded, NotFound, ResourceExhausted, Unavailable
+from agentlightning.store.remote.retries import Budgets, RetryPolicy, is_repeatable
 from lightning_store import v1
 
 
@@ -181,6 +179,7 @@ async def test_a_stream_that_breaks_says_so(api: StoreApi, proxy: LossyProxy, na
     lose(proxy)
     with refused(Unavailable, "SERVER_UNREACHABLE"):
         await anext(waiting_for(api, names[0], timeout=0))
+    await statistics(api)  # sent again until there is a connection
     (done,) = [message async for message in waiting_for(api, names[0], timeout=0)]
     assert list(done.done.pending_rollout_ids) == [names[0]]
 
@@ -317,21 +316,39 @@ async def test_what_the_store_refuses_is_not_sent_again(api: StoreApi) -> None:
     assert time.monotonic() - begun < 0.5
 
 
-async def test_a_full_store_is_tried_again_until_there_is_room(connect_to: Connect, start_server: StartServer) -> None:
-    server = start_server(f"memory://?max_bytes={4 << 20}")
-    api = connect_to(server.address)
-    await enqueue(api, "held")
-    attempt = await claim(api)
-    filling = [v1.KeyValue(key="body", value=v1.AnyValue(bytes_value=bytes(1 << 20)))]
-    await add_spans(api, span(attempt, attributes=filling), span(attempt, attributes=filling))
-    await enqueue(api, "other")
-    other = await start_attempt(api, "other", "a1")
-    more = asyncio.ensure_future(add_spans(api, span(other, attributes=filling)))
-    await asyncio.sleep(0.3)
-    assert not more.done()
-    await report(api, attempt, AT_SUCCEEDED)
-    assert len((await asyncio.wait_for(more, 15)).sequence_ids) == 1
-    assert (await list_spans(api, "held")).evicted_spans == 2
+def test_an_overloaded_server_is_tried_again_when_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("agentlightning.store.remote.retries.time.monotonic", lambda: now)
+    budgets = Budgets(RetryPolicy(overload_seconds=12), was_connected=True)
+    full = ResourceExhausted("full", reason="SPAN_MEMORY_FULL", retry_after=5.0)
+    assert budgets.delay_after(full) == 5.0
+    now += 5
+    assert budgets.delay_after(full) == 5.0
+    now += 5
+    assert budgets.delay_after(full) == 2.0  # what is left
+    now += 2
+    assert budgets.delay_after(full) is None
+
+
+def test_a_bound_that_stays_is_not_tried_again() -> None:
+    budgets = Budgets(RetryPolicy(), was_connected=True)
+    assert budgets.delay_after(ResourceExhausted("full", reason="STORAGE_FULL")) is None
+
+
+def test_each_kind_of_failure_has_a_budget_of_its_own() -> None:
+    budgets = Budgets(RetryPolicy(late_answers=2, reconnect_seconds=60), was_connected=True)
+    late, away = DeadlineExceeded("late", reason="X"), Unavailable("away", reason="X")
+    assert budgets.delay_after(late) == 0.0
+    assert 0 < (budgets.delay_after(away) or 0) < 1
+    assert budgets.delay_after(late) == 0.0
+    assert 0 < (budgets.delay_after(away) or 0) < 1
+    assert budgets.delay_after(late) is None
+
+
+def test_given_delays_are_kept_to() -> None:
+    budgets = Budgets(RetryPolicy(delays=[0.25, 0.5]), was_connected=True)
+    away = Unavailable("away", reason="X")
+    assert [budgets.delay_after(away) for _ in range(3)] == [0.25, 0.5, None]
 
 
 @pytest.mark.parametrize(

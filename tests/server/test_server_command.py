@@ -11,9 +11,8 @@ from pathlib import Path
 
 import grpc
 import pytest
-from conftest import StartServer
 from google.protobuf.empty_pb2 import Empty
-from store_process import READY, StoreProcess, run_command
+from store_process import READY, StartServer, StoreProcess, run_command
 
 from agentlightning.store.engine.engine import Engine
 from agentlightning.store.errors import InvalidArgument

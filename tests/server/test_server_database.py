@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import StartServer
-from store_process import environment, run_command
+from store_process import StartServer, environment, run_command
 
 from agentlightning.store.engine.engine import Engine
 from agentlightning.store.errors import FailedPrecondition

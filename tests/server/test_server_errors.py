@@ -10,11 +10,10 @@ from pathlib import Path
 import grpc
 import pytest
 from calls import HERE, context, payload, refused, statistics
-from conftest import Connect, StartServer
 from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
-from store_process import StoreProcess
+from store_process import Connect, StartServer, StoreProcess
 
 from agentlightning.store.errors import InvalidArgument, NotFound, ResourceExhausted
 from agentlightning.store.methods import METHODS, Method

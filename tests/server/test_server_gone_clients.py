@@ -24,7 +24,7 @@ from calls import (
     start_attempt,
     waiting_for,
 )
-from store_process import environment
+from store_process import Connect, environment
 
 from agentlightning.store.engine.engine import Engine
 from agentlightning.store.opening import open_engine
@@ -106,12 +106,15 @@ async def test_a_client_that_is_killed_before_it_has_read_all_leaves_no_subscrip
     await report(engine, attempt, AT_SUCCEEDED)
     client = start_client("wait_and_read_little")
     await until_held(engine, 1)
-    await asyncio.sleep(0.3)  # the server has sent what it may, and waits for the client to read
+    await asyncio.sleep(0.5)  # the server has sent what it may, and waits for the client to read
+    await until_held(engine, 1)
     client.kill()
     await until_held(engine, 0)
 
 
-async def test_a_consumer_that_leaves_a_stream_early_ends_it(engine: Engine, served: StoreServer, connect_to) -> None:
+async def test_a_consumer_that_leaves_a_stream_early_ends_it(
+    engine: Engine, served: StoreServer, connect_to: Connect
+) -> None:
     api = connect_to(served.address)
     await enqueue(api, "finished", "pending")
     await report(api, await start_attempt(api, "finished", "a1"), AT_SUCCEEDED)

@@ -14,9 +14,8 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 from calls import HERE, enqueue, finish, ids, publish, refused, seconds, span_names, statistics
-from conftest import Connect, StartServer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from store_process import StoreProcess
+from store_process import Connect, StartServer, StoreProcess
 
 from agentlightning.store import status
 from agentlightning.store.errors import StoreError, Unavailable

@@ -12,10 +12,12 @@ from agentlightning.store.engine.transitions import (
     remove_attempt,
     report,
     set_details,
+    settle_worker,
     sign_of_life,
 )
 from agentlightning.store.engine.validation import (
     LATEST,
+    check_attempt_id,
     check_count,
     check_id,
     check_known,
@@ -23,8 +25,8 @@ from agentlightning.store.engine.validation import (
     checked_time,
     lease_ns,
 )
-from agentlightning.store.errors import AlreadyExists, InvalidArgument, NotFound
-from agentlightning.store.statuses import LIVE
+from agentlightning.store.errors import AlreadyExists, NotFound
+from agentlightning.store.statuses import ENDED, LIVE
 from agentlightning.store.storage.rows import AttemptRow, RolloutRow
 from agentlightning.store.storage.schema import ATTEMPTS
 from agentlightning.store.storage.tx import Condition
@@ -63,22 +65,22 @@ def start(scope: Scope, request: v1.StartAttemptRequest) -> v1.StartAttemptRespo
     """Create a further attempt of a rollout on demand."""
     lease = lease_ns(request)
     worker_id = check_id(request.worker_id, "worker_id") if request.worker_id else None
-    if request.attempt_id and check_id(request.attempt_id, "attempt_id") == LATEST:
-        raise InvalidArgument(
-            "attempt_id must not be the word latest.", reason="INVALID_ID", metadata={"field": "attempt_id"}
-        )
+    attempt_id = check_attempt_id(request.attempt_id) if request.attempt_id else None
     rollout = existing(scope, request.rollout_id)
-    earlier = scope.tx.attempt(rollout.key, request.attempt_id) if request.attempt_id else None
-    if earlier is None:
-        attempt = begin_attempt(scope, rollout, worker_id=worker_id, lease=lease, attempt_id=request.attempt_id or None)
+    attempt = None if attempt_id is None else scope.tx.attempt(rollout.key, attempt_id)
+    if attempt is None:
+        attempt = begin_attempt(scope, rollout, worker_id=worker_id, lease=lease, attempt_id=attempt_id)
         occupy_worker(scope, worker_id, rollout, attempt)
-    elif earlier.worker_id != worker_id:
+    elif attempt.worker_id != worker_id:
         raise AlreadyExists(
-            f"Attempt {request.attempt_id} of rollout {request.rollout_id} belongs to another worker.",
+            f"Attempt {attempt_id} of rollout {request.rollout_id} belongs to another worker.",
             reason="ATTEMPT_EXISTS",
-            metadata={"rollout_id": request.rollout_id, "attempt_id": request.attempt_id},
+            metadata={"rollout_id": request.rollout_id, "attempt_id": attempt.attempt_id},
         )
-    return v1.StartAttemptResponse(rollout=current(scope, rollout.rollout_id))
+    return v1.StartAttemptResponse(
+        rollout=current(scope, rollout.rollout_id),
+        attempt=messages.attempt_message(attempt, rollout.rollout_id, scope.now),
+    )
 
 
 def update(scope: Scope, request: v1.UpdateAttemptRequest) -> v1.UpdateAttemptResponse:
@@ -91,9 +93,12 @@ def update(scope: Scope, request: v1.UpdateAttemptRequest) -> v1.UpdateAttemptRe
     attempt = find(scope, rollout, request.attempt_id)
     if request.HasField("metadata"):
         set_details(scope, attempt, request.metadata)
-    if request.HasField("worker_id"):
+    if request.HasField("worker_id") and attempt.status not in ENDED:
         worker_id = check_id(request.worker_id, "worker_id") if request.worker_id else None
+        before = attempt.worker_id
         scope.tx.update_attempt(attempt, worker_id=worker_id)
+        if before != worker_id:
+            settle_worker(scope, before, v1.WORKER_STATUS_IDLE)
         if attempt.status in LIVE:
             occupy_worker(scope, worker_id, rollout, attempt)
     if request.status:

@@ -19,7 +19,7 @@ from agentlightning.store.engine.scope import Scope, SpanBound
 from agentlightning.store.engine.transitions import restart_watch, watch
 from agentlightning.store.engine.waiting import Waiters
 from agentlightning.store.engine.watchdog import Watchdog
-from agentlightning.store.errors import StoreError
+from agentlightning.store.errors import ResourceExhausted, StoreError
 from agentlightning.store.storage.base import Storage
 from agentlightning.store.storage.signals import Signal
 from agentlightning.store.storage.tx import Tx
@@ -68,7 +68,11 @@ class Engine:
         self._instance_id = uuid.uuid4().hex
         self._waiters = Waiters()
         self._watchdog = Watchdog(self.look_after_attempts) if watches else None
-        storage.run_blocking(self._begin)
+        try:
+            storage.run_blocking(self._begin)
+        except BaseException:
+            storage.close()
+            raise
         storage.on_commit(self._tell)
         if self._watchdog is not None:
             next_look = self.look_after_attempts()
@@ -110,7 +114,9 @@ class Engine:
             scope = Scope(tx, tx.experiment_by_key(attempt.experiment), now, self._span_bound)
             watch(scope, tx.rollout_by_key(attempt.rollout), attempt)
         tx.forget_tombstones(now - rollouts.TOMBSTONE_LIFE)
-        return tx.next_expiry()
+        oldest = tx.oldest_tombstone()
+        moments = [tx.next_expiry(), None if oldest is None else oldest + rollouts.TOMBSTONE_LIFE + 1]
+        return min((moment for moment in moments if moment is not None), default=None)
 
     def _tell(self, signals: list[Signal]) -> None:
         if self._watchdog is not None:
@@ -124,10 +130,22 @@ class Engine:
         experiment = experiments.ensure(tx, name, now) if creates else experiments.existing(tx, name)
         return Scope(tx, experiment, now, self._span_bound)
 
-    def _write(
+    async def _write(
         self, context: CallContext, rule: Callable[[Scope, Q], A], request: Q, *, creates: bool = False
-    ) -> Awaitable[A]:
-        return self.storage.run(lambda tx: rule(self._scope(tx, context.experiment, creates=creates), request))
+    ) -> A:
+        def work(tx: Tx) -> A:
+            return rule(self._scope(tx, context.experiment, creates=creates), request)
+
+        try:
+            return await self.storage.run(work)
+        except ResourceExhausted as error:
+            if (
+                error.reason != "STORAGE_FULL"
+                or self._span_bound is None
+                or not await self.storage.run(spans.make_room)
+            ):
+                raise
+            return await self.storage.run(work)
 
     def _read(self, context: CallContext, rule: Callable[[Scope, Q], A], request: Q) -> Awaitable[A]:
         return self.storage.read(lambda tx: rule(self._scope(tx, context.experiment, creates=False), request))
@@ -146,8 +164,6 @@ class Engine:
             return self.storage.read(work)
 
         return read
-
-    # Rollouts
 
     async def start_rollout(self, context: CallContext, request: v1.StartRolloutRequest) -> v1.StartRolloutResponse:
         return await self._write(context, rollouts.start, request, creates=True)
@@ -168,16 +184,19 @@ class Engine:
             return response
         key = ("queue", experiment, "")
         subscription = self._waiters.subscribe([key])
+        has_turn = False
         try:
             while True:
                 response, _ = await self._claim(context, request, experiment)
                 left = end - loop.time()
-                if left <= 0 or response.claims or response.draining:
+                if response.claims or response.draining or left <= 0:
+                    has_turn = has_turn and not response.claims
                     return response
-                await subscription.wait(left)
+                has_turn = bool(await subscription.wait(left))
         finally:
             subscription.close()
-            if subscription.is_woken and not response.claims:
+            # A turn that was not used, and one that came while this call was at work, are somebody else's.
+            if has_turn or subscription.is_woken:
                 self._waiters.pass_on(key)
 
     async def _claim(
@@ -238,8 +257,6 @@ class Engine:
     ) -> AsyncGenerator[v1.WatchRolloutsResponse, None]:
         return streams.watch_rollouts(self._reader(context), self._waiters, self.storage.store_id, request)
 
-    # Attempts
-
     async def start_attempt(self, context: CallContext, request: v1.StartAttemptRequest) -> v1.StartAttemptResponse:
         return await self._write(context, attempts.start, request)
 
@@ -259,8 +276,6 @@ class Engine:
     ) -> v1.GetLatestAttemptResponse:
         return await self._read(context, attempts.latest, request)
 
-    # Spans
-
     async def add_spans(self, context: CallContext, request: v1.AddSpansRequest) -> v1.AddSpansResponse:
         return await self._write(context, spans.add, request)
 
@@ -271,8 +286,6 @@ class Engine:
         self, context: CallContext, request: v1.ReserveSpanSequenceIdsRequest
     ) -> v1.ReserveSpanSequenceIdsResponse:
         return await self._write(context, spans.reserve, request)
-
-    # Resources
 
     async def add_resources(self, context: CallContext, request: v1.AddResourcesRequest) -> v1.AddResourcesResponse:
         return await self._write(context, resources.add, request, creates=True)
@@ -298,18 +311,14 @@ class Engine:
     ) -> AsyncGenerator[v1.WatchLatestResourcesResponse, None]:
         return streams.watch_latest_resources(self._reader(context), self._waiters, request)
 
-    # Workers
-
     async def update_worker(self, context: CallContext, request: v1.UpdateWorkerRequest) -> v1.UpdateWorkerResponse:
-        return await self._write(context, workers.update, request, creates=True)
+        return await self._write(context, workers.update, request)
 
     async def get_worker(self, context: CallContext, request: v1.GetWorkerRequest) -> v1.GetWorkerResponse:
         return await self._read(context, workers.get, request)
 
     async def list_workers(self, context: CallContext, request: v1.ListWorkersRequest) -> v1.ListWorkersResponse:
         return await self._read(context, workers.list_workers, request)
-
-    # The store
 
     async def get_server_info(self, context: CallContext, request: v1.GetServerInfoRequest) -> v1.GetServerInfoResponse:
         return v1.GetServerInfoResponse(

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Callable
 
 from agentlightning.store.engine import messages, resources
-from agentlightning.store.engine.paging import collect, start_query
+from agentlightning.store.engine.paging import MOST_BYTES, collect, start_query
 from agentlightning.store.engine.scope import Scope
 from agentlightning.store.engine.transitions import (
     announce,
@@ -19,6 +19,8 @@ from agentlightning.store.engine.transitions import (
     sign_of_life,
 )
 from agentlightning.store.engine.validation import (
+    MOST_IDS,
+    check_attempt_id,
     check_config,
     check_count,
     check_id,
@@ -65,14 +67,23 @@ def current(scope: Scope, rollout_id: str) -> v1.Rollout:
 def start(scope: Scope, request: v1.StartRolloutRequest) -> v1.StartRolloutResponse:
     """Create a rollout and its first attempt."""
     lease = lease_ns(request)
-    view, is_new = _create(scope, request.rollout, queued=False)
-    row = view.row
+    attempt_id = check_attempt_id(request.attempt_id) if request.attempt_id else None
+    worker_id = check_id(request.worker_id, "worker_id") if request.worker_id else None
+    # Not the digest of the rollout alone, which one that was enqueued has too.
+    digest = messages.fingerprint(v1.StartRolloutRequest(rollout=request.rollout, attempt_id=request.attempt_id))
+    view, is_new = _create(scope, request.rollout, digest, queued=False)
     if is_new:
-        worker_id = check_id(request.worker_id, "worker_id") if request.worker_id else None
-        occupy_worker(scope, worker_id, row, begin_attempt(scope, row, worker_id=worker_id, lease=lease))
-    elif row.attempts == 0:
-        raise _taken(row.rollout_id)
-    return v1.StartRolloutResponse(rollout=current(scope, row.rollout_id))
+        attempt = begin_attempt(scope, view.row, worker_id=worker_id, lease=lease, attempt_id=attempt_id)
+        occupy_worker(scope, worker_id, view.row, attempt)
+    else:
+        attempts = scope.tx.attempts(view.row.key)
+        if not attempts:  # it was handed back since
+            raise _taken(view.row.rollout_id)
+        attempt = attempts[0]
+    return v1.StartRolloutResponse(
+        rollout=current(scope, view.row.rollout_id),
+        attempt=messages.attempt_message(attempt, view.row.rollout_id, scope.now),
+    )
 
 
 def enqueue(scope: Scope, request: v1.EnqueueRolloutsRequest) -> v1.EnqueueRolloutsResponse:
@@ -80,20 +91,27 @@ def enqueue(scope: Scope, request: v1.EnqueueRolloutsRequest) -> v1.EnqueueRollo
     check_count(request.rollouts, _MOST_CREATED, "rollouts")
     response = v1.EnqueueRolloutsResponse()
     for new in request.rollouts:
-        view, _ = _create(scope, new, queued=True)
+        view, _ = _create(scope, new, messages.fingerprint(new), queued=True)
         response.rollouts.append(messages.rollout(view, scope.now))
     return response
 
 
-def _create(scope: Scope, new: v1.NewRollout, *, queued: bool) -> tuple[RolloutView, bool]:
-    """Return the rollout that a request describes, and whether it is new; a new one is `queued` or not."""
+def _create(scope: Scope, new: v1.NewRollout, digest: bytes, *, queued: bool) -> tuple[RolloutView, bool]:
+    """Return the rollout that a request describes, and whether it is new.
+
+    Args:
+        scope: Where.
+        new: What the request says of it.
+        digest: Of the request: the same id with another one is taken.
+        queued: Whether a new one goes to the queue.
+    """
     rollout_id = check_id(new.rollout_id, "rollout_id") if new.rollout_id else f"ro-{secrets.token_hex(6)}"
     check_payload(new, "input")
     check_payload(new, "metadata")
     check_config(new.config)
     if new.resources_id:
         check_id(new.resources_id, "resources_id")
-    digest = messages.fingerprint(new)
+    check_known(new.mode, v1.RolloutMode, "mode", optional=True)
     exists, was_deleted = scope.tx.id_in_use(scope.experiment.key, rollout_id)
     view = scope.tx.rollout_view(scope.experiment.key, rollout_id) if exists else None
     if view is not None:
@@ -159,7 +177,7 @@ def dequeue(
         scope.tx.update_worker(worker, last_dequeue_time=scope.now)
         return v1.DequeueRolloutsResponse(draining=True)
     limit = min(request.limit, _MOST_CLAIMED)
-    for view in scope.tx.head_of_queue(scope.experiment.key, limit) if limit > 0 else []:
+    for view in _head_of_queue(scope, limit):
         attempt = begin_attempt(scope, view.row, worker_id=worker_id, lease=lease, claim_id=request.claim_id or None)
         claims.append(
             v1.Claim(
@@ -174,6 +192,18 @@ def dequeue(
         if limit > 0 and worker.status != v1.WORKER_STATUS_BUSY:
             settle_worker(scope, worker_id, v1.WORKER_STATUS_IDLE)
     return _claimed(scope, request, claims)
+
+
+def _head_of_queue(scope: Scope, limit: int) -> list[RolloutView]:
+    """Return the first rollouts of the queue, as many as an answer takes."""
+    taken: list[RolloutView] = []
+    size = 0
+    for view in scope.tx.head_of_queue(scope.experiment.key, limit) if limit > 0 else ():
+        taken.append(view)
+        size += len(view.body)
+        if size > MOST_BYTES:
+            break
+    return taken
 
 
 def _earlier_claims(scope: Scope, claim_id: str) -> list[v1.Claim]:
@@ -233,7 +263,7 @@ def _conditions(wanted: v1.RolloutFilter) -> list[Condition]:
     if wanted.HasField("status_in"):
         conditions.append(Condition("status", "in", wanted.status_in.values))
     if wanted.HasField("rollout_id_in"):
-        check_count(wanted.rollout_id_in.values, 10_000, "filter.rollout_id_in")
+        check_count(wanted.rollout_id_in.values, MOST_IDS, "filter.rollout_id_in")
         conditions.append(Condition("rollout_id", "in", wanted.rollout_id_in.values))
     if wanted.HasField("rollout_id_contains"):
         conditions.append(Condition("rollout_id", "contains", wanted.rollout_id_contains))
@@ -260,6 +290,7 @@ def update(scope: Scope, request: v1.UpdateRolloutRequest) -> v1.UpdateRolloutRe
         check_known(request.status, v1.RolloutStatus, "status")
     changes: dict[str, object] = {}
     if request.HasField("mode"):
+        check_known(request.mode, v1.RolloutMode, "mode", optional=True)
         changes["mode"] = request.mode
     if request.HasField("resources_id"):
         changes["resources_id"] = check_id(request.resources_id, "resources_id") if request.resources_id else None
@@ -296,18 +327,18 @@ def delete(scope: Scope, request: v1.DeleteRolloutsRequest) -> v1.DeleteRollouts
     query = Query(
         must=[Condition("experiment", "equals", scope.experiment.key)], conditions=conditions, limit=limit + 1
     )
-    views = [view for view, _ in scope.tx.rollout_list(query)]
-    response = v1.DeleteRolloutsResponse(remaining=len(views) > limit)
-    for view in views[:limit]:
-        _delete(scope, view.row)
-        response.deleted_rollout_ids.append(view.row.rollout_id)
+    rows = [row for row, _ in scope.tx.rollout_rows(query)]
+    response = v1.DeleteRolloutsResponse(remaining=len(rows) > limit)
+    for row in rows[:limit]:
+        _delete(scope, row)
+        response.deleted_rollout_ids.append(row.rollout_id)
     return response
 
 
 def _delete(scope: Scope, row: RolloutRow) -> None:
     workers = {attempt.worker_id for attempt in scope.tx.attempts(row.key)}
+    change = scope.next_change()  # before the row goes, which may hold the number of the last change
     scope.tx.delete_rollout(row)
-    change = scope.next_change()
     scope.tx.add_tombstone(TombstoneRow(0, scope.experiment.key, row.rollout_id, change, scope.now))
     announce(scope, row, joins_queue=False, finishes=True)
     scope.signal("deadline", value=scope.now + TOMBSTONE_LIFE)

@@ -17,7 +17,7 @@ from agentlightning.store.errors import InvalidArgument, ResourceExhausted
 from agentlightning.store.statuses import FINISHED
 from agentlightning.store.storage.rows import AttemptRow, RolloutRow, SpanRow
 from agentlightning.store.storage.schema import SPANS
-from agentlightning.store.storage.tx import Condition, Position, Query, SpanIdentity
+from agentlightning.store.storage.tx import Condition, Position, Query, SpanIdentity, Tx
 from lightning_store import v1
 
 logger = logging.getLogger(__name__)
@@ -179,36 +179,50 @@ def _keep_bound(scope: Scope, bound: SpanBound) -> None:
     held = scope.tx.span_bytes()
     if held <= bound.evict_above:
         return
-    evicted: list[str] = []
-    while held > bound.evict_down_to:
-        oldest = scope.tx.evictable_rollouts(sorted(FINISHED), _EVICTED_AT_ONCE)
-        if not oldest:
-            break
-        for rollout in oldest:
-            counts = scope.tx.span_counts(rollout.key)
-            for attempt in scope.tx.attempts(rollout.key):
-                if attempt.key in counts:
-                    scope.tx.update_attempt(attempt, evicted_spans=attempt.evicted_spans + counts[attempt.key])
-            scope.tx.delete_spans(rollout.key)
-            held -= rollout.span_bytes
-            scope.tx.update_rollout(rollout, spans=0, span_bytes=0)
-            evicted.append(rollout.rollout_id)
-            if held <= bound.evict_down_to:
-                break
-    if evicted:
-        logger.warning(
-            "Dropped the spans of %d finished rollouts to keep within %d bytes, the oldest first: %s%s",
-            len(evicted),
-            bound.evict_above,
-            ", ".join(evicted[:5]),
-            ", ..." if len(evicted) > 5 else "",
-        )
+    evicted, held = _evict(scope.tx, held, bound.evict_down_to)
     if held > bound.evict_above:
         raise ResourceExhausted(
             f"The memory store is full: {held} bytes of spans belong to unfinished rollouts, {bound.evict_above} are "
             "allowed. Use a sqlite store, raise the bound, or finish or delete rollouts.",
             reason="SPAN_MEMORY_FULL",
             retry_after=_RETRY_WHEN_FULL,
+        )
+    _tell_evicted(evicted)
+
+
+def make_room(tx: Tx) -> bool:
+    """Drop half of the spans when the whole store is full, those of finished rollouts; tell whether there were any."""
+    held = tx.span_bytes()
+    evicted, _ = _evict(tx, held, held // 2)
+    _tell_evicted(evicted)
+    return bool(evicted)
+
+
+def _evict(tx: Tx, held: int, down_to: int) -> tuple[list[str], int]:
+    """Drop spans of finished rollouts, the oldest first; return whose, and the bytes of spans that are left."""
+    evicted: list[str] = []
+    while held > down_to and (oldest := tx.evictable_rollouts(sorted(FINISHED), _EVICTED_AT_ONCE)):
+        for rollout in oldest:
+            counts = tx.span_counts(rollout.key)
+            for attempt in tx.attempts(rollout.key):
+                if attempt.key in counts:
+                    tx.update_attempt(attempt, evicted_spans=attempt.evicted_spans + counts[attempt.key])
+            tx.delete_spans(rollout.key)
+            held -= rollout.span_bytes
+            tx.update_rollout(rollout, spans=0, span_bytes=0)
+            evicted.append(rollout.rollout_id)
+            if held <= down_to:
+                break
+    return evicted, held
+
+
+def _tell_evicted(evicted: list[str]) -> None:
+    if evicted:
+        logger.warning(
+            "The memory store is full: dropped the spans of %d finished rollouts, the oldest first: %s%s",
+            len(evicted),
+            ", ".join(evicted[:5]),
+            ", ..." if len(evicted) > 5 else "",
         )
 
 

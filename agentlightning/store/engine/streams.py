@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
+import heapq
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from functools import partial
-from itertools import islice
 from typing import Protocol, TypeVar
 
 from agentlightning.store.engine import cursors, messages, resources, spans
 from agentlightning.store.engine.paging import MOST_BYTES
 from agentlightning.store.engine.scope import Scope
-from agentlightning.store.engine.validation import check_count
+from agentlightning.store.engine.validation import MOST_IDS, check_count
 from agentlightning.store.engine.waiting import Waiters
 from agentlightning.store.statuses import FINISHED
 from agentlightning.store.storage.rows import TombstoneRow
@@ -19,7 +19,6 @@ from agentlightning.store.storage.tx import Position, RolloutView
 from lightning_store import v1
 
 _LIFETIME = 600.0
-_MOST_IDS = 10_000
 _MOST_AT_ONCE = 200
 
 T = TypeVar("T")
@@ -45,17 +44,11 @@ class _Timer:
         return self.left() == 0.0
 
 
-def _batches(ids: Iterable[str]) -> Iterator[list[str]]:
-    iterator = iter(ids)
-    while batch := list(islice(iterator, _MOST_AT_ONCE)):
-        yield batch
-
-
 async def wait_for_rollouts(
     read: Reader, waiters: Waiters, request: v1.WaitForRolloutsRequest
 ) -> AsyncGenerator[v1.WaitForRolloutsResponse, None]:
     """Stream rollouts as they finish."""
-    check_count(request.rollout_ids, _MOST_IDS, "rollout_ids")
+    check_count(request.rollout_ids, MOST_IDS, "rollout_ids")
     timeout = messages.duration_ns(request, "timeout")
     timer = _Timer(None if timeout is None else timeout / messages.SECOND)
     experiment = await read(lambda scope: scope.experiment.key)
@@ -64,8 +57,10 @@ async def wait_for_rollouts(
     try:
         look_at = list(pending)
         while True:
-            for batch in _batches(look_at):
-                finished, missing = await read(partial(_outcomes, rollout_ids=batch))
+            while look_at:
+                batch, look_at = look_at[:_MOST_AT_ONCE], look_at[_MOST_AT_ONCE:]
+                finished, missing, later = await read(partial(_outcomes, rollout_ids=batch))
+                look_at = later + look_at
                 for rollout_id in missing:
                     del pending[rollout_id]
                     yield v1.WaitForRolloutsResponse(not_found_rollout_id=rollout_id)
@@ -87,13 +82,22 @@ async def wait_for_rollouts(
         subscription.close()
 
 
-def _outcomes(scope: Scope, rollout_ids: list[str]) -> tuple[list[v1.Rollout], list[str]]:
-    """Return those of the rollouts that are finished, and the ids of those that do not exist."""
+def _outcomes(scope: Scope, rollout_ids: list[str]) -> tuple[list[v1.Rollout], list[str], list[str]]:
+    """Return those of the rollouts that are finished, the ids of those that do not exist, and those still to look at.
+
+    It stops after as many bytes as an answer takes.
+    """
     states = scope.tx.finished(scope.experiment.key, rollout_ids, FINISHED)
+    missing = [rollout_id for rollout_id in rollout_ids if rollout_id not in states]
     done = [rollout_id for rollout_id in rollout_ids if states.get(rollout_id)]
-    views = {view.row.rollout_id: view for view in scope.tx.rollout_views(scope.experiment.key, done)}
-    finished = [messages.rollout(views[rollout_id], scope.now) for rollout_id in done]
-    return finished, [rollout_id for rollout_id in rollout_ids if rollout_id not in states]
+    finished: list[v1.Rollout] = []
+    size = 0
+    while done and size <= MOST_BYTES:
+        view = scope.tx.rollout_view(scope.experiment.key, done.pop(0))
+        if view is not None:
+            finished.append(messages.rollout(view, scope.now))
+            size += len(view.body)
+    return finished, missing, done
 
 
 async def _spans_of(read: Reader, rollout_id: str, view: v1.SpansView.ValueType) -> AsyncGenerator[v1.SpanChunk, None]:
@@ -135,25 +139,25 @@ def _changes(
     scope: Scope, store_id: str, after: int, request: v1.WatchRolloutsRequest
 ) -> tuple[v1.WatchRolloutsResponse, int]:
     """Return the changes after a number, as many as a message takes, and the number of the last one."""
-    changed = scope.tx.changed_rollouts(scope.experiment.key, after, _MOST_AT_ONCE)
-    deleted = scope.tx.tombstones(scope.experiment.key, after, _MOST_AT_ONCE)
+    sources: list[Iterable[RolloutView | TombstoneRow]] = [
+        scope.tx.changed_rollouts(scope.experiment.key, after, _MOST_AT_ONCE + 1),
+        scope.tx.tombstones(scope.experiment.key, after, _MOST_AT_ONCE + 1),
+    ]
     wanted = set(request.status_in.values) if request.HasField("status_in") else None
     response = v1.WatchRolloutsResponse()
-    changes: list[RolloutView | TombstoneRow] = [*changed, *deleted]
-    changes.sort(key=_number)
-    taken = size = 0
-    for entry in changes[:_MOST_AT_ONCE]:
-        if size > MOST_BYTES:
+    size = 0
+    for position, entry in enumerate(heapq.merge(*sources, key=_number)):
+        if position == _MOST_AT_ONCE or size > MOST_BYTES:
             break
-        taken += 1
         after = _number(entry)
         if isinstance(entry, TombstoneRow):
             response.changes.add(deleted_rollout_id=entry.rollout_id)
         elif wanted is None or entry.row.status in wanted:
-            change = response.changes.add(rollout=messages.rollout(entry, scope.now))
-            size += change.ByteSize()
+            response.changes.add(rollout=messages.rollout(entry, scope.now))
+            size += len(entry.body)
+    else:
+        response.caught_up = True
     response.cursor = cursors.encode(store_id, scope.experiment, after)
-    response.caught_up = taken == len(changed) + len(deleted) and taken < _MOST_AT_ONCE
     return response, after
 
 

@@ -93,6 +93,8 @@ def begin_attempt(
         expires_at=None,
         charged=1,
         evicted_spans=0,
+        prior_status=rollout.status,
+        prior_end_time=rollout.end_time,
         details=b"",
     )
     attempt.expires_at = _expiry(rollout, attempt)
@@ -109,19 +111,22 @@ def begin_attempt(
 
 
 def remove_attempt(scope: Scope, rollout: RolloutRow, attempt: AttemptRow) -> None:
-    """Undo a PREPARING attempt, and put its rollout back to its place in the queue if it was the latest."""
+    """Undo a PREPARING attempt: its rollout is again what it was before, unless it has been moved on since."""
     scope.tx.delete_attempt(attempt)
     if attempt.key == rollout.last_attempt:
         before = scope.tx.last_attempt(rollout.key)
-        status = v1.ROLLOUT_STATUS_QUEUING if before is None else v1.ROLLOUT_STATUS_REQUEUING
+        is_untouched = rollout.status == v1.ROLLOUT_STATUS_PREPARING
+        status = attempt.prior_status if is_untouched else rollout.status
         move_rollout(
             scope,
             rollout,
-            rollout.status if rollout.status in FINISHED else status,  # type: ignore[arg-type]
+            status,  # type: ignore[arg-type]
             keep_place=True,
             last_attempt=None if before is None else before.key,
             attempts=0 if before is None else before.sequence_id,
         )
+        if is_untouched and attempt.prior_end_time is not None:
+            scope.tx.update_rollout(rollout, end_time=attempt.prior_end_time)
     settle_worker(scope, attempt.worker_id, v1.WORKER_STATUS_IDLE)
 
 

@@ -13,6 +13,9 @@ from lightning_store import v1
 LATEST = "latest"
 """Stands for the attempt with the highest number."""
 
+MOST_IDS = 10_000
+"""Most ids that a filter or a wait may name."""
+
 _LONGEST_ID = 200
 _SHORTEST_LEASE = SECOND
 _LONGEST_LEASE = 24 * 3600 * SECOND
@@ -51,7 +54,11 @@ def check_config(config: v1.RolloutConfig) -> None:
             reason="INVALID_CONFIG",
             metadata={"field": "max_attempts"},
         )
+    for status in config.retry_on:
+        check_known(status, v1.AttemptStatus, "config.retry_on", optional=True)
     kinds = [budget.kind for budget in config.retry_budgets]
+    for kind in kinds:
+        check_known(kind, v1.AttemptFailureKind, "config.retry_budgets", optional=True)
     if len(set(kinds)) != len(kinds) or v1.ATTEMPT_FAILURE_KIND_UNSPECIFIED in kinds:
         raise InvalidArgument(
             "config.retry_budgets must name each kind of failure at most once, and never UNSPECIFIED.",
@@ -64,12 +71,28 @@ def check_config(config: v1.RolloutConfig) -> None:
         )
 
 
-def check_known(value: int, enum: type, field: str) -> None:
-    """Check that an enum's value is one that this release knows, and is not UNSPECIFIED."""
-    if value == 0 or value not in enum.values():  # type: ignore[attr-defined]
+def check_known(value: int, enum: type, field: str, *, optional: bool = False) -> None:
+    """Check that an enum's value is one that this release knows: others may not be able to read it.
+
+    Args:
+        value: The value.
+        enum: The enum.
+        field: Named in the error.
+        optional: Whether it may be UNSPECIFIED.
+    """
+    if (value == 0 and not optional) or value not in enum.values():  # type: ignore[attr-defined]
         raise InvalidArgument(
             f"{field} has the unknown value {value}.", reason="INVALID_STATUS", metadata={"field": field}
         )
+
+
+def check_attempt_id(value: str) -> str:
+    """Return an id that a client may choose for an attempt."""
+    if check_id(value, "attempt_id") == LATEST:
+        raise InvalidArgument(
+            "attempt_id must not be the word latest.", reason="INVALID_ID", metadata={"field": "attempt_id"}
+        )
+    return value
 
 
 def lease_ns(message: Message) -> int | None:

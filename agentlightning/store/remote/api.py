@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -11,22 +12,19 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from agentlightning.store import status
-from agentlightning.store.api import DEFAULT_EXPERIMENT, LONGEST_POLL, CallContext, StoreApi
+from agentlightning.store.api import DEFAULT_EXPERIMENT, LONGEST_POLL, MAX_MESSAGE_BYTES, CallContext, StoreApi
 from agentlightning.store.errors import InvalidArgument, ResourceExhausted, StoreError, Unavailable
 from agentlightning.store.methods import EXPERIMENT_KEY, METHODS, Method
 from agentlightning.store.remote.channels import Channels, parse_address
 from agentlightning.store.remote.retries import Budgets, RetryPolicy, is_repeatable
 from lightning_store import v1
 
-MAX_REQUEST_BYTES = 64 << 20
-"""Largest request that is sent; that of a server with its default settings."""
-
 
 class Remote:
     """Sends the calls of `StoreApi` to a server. Safe to use from any thread and any event loop.
 
     A call that fails because the server cannot be reached, is overloaded or answers late is sent again where that
-    cannot do its work twice, within the budgets of the retry policy.
+    cannot do harm, within the budgets of the retry policy. Any other is sent once, as soon as there is a connection.
 
     Args:
         address: As `parse_address` takes it. Nothing is connected before the first call.
@@ -51,16 +49,19 @@ class Remote:
     async def call(self, method: Method, context: CallContext, request: Message) -> Any:
         """Send a request and return the answer."""
         data = request.SerializeToString()
-        if len(data) > MAX_REQUEST_BYTES:
+        if len(data) > MAX_MESSAGE_BYTES:
             raise InvalidArgument(
-                f"{method.rpc}: the request has {len(data)} bytes; at most {MAX_REQUEST_BYTES} can be sent. Split it.",
+                f"{method.rpc}: the request has {len(data)} bytes; at most {MAX_MESSAGE_BYTES} can be sent. Split it.",
                 reason="MESSAGE_TOO_LARGE",
-                metadata={"bytes": str(len(data)), "limit": str(MAX_REQUEST_BYTES)},
+                metadata={"bytes": str(len(data)), "limit": str(MAX_MESSAGE_BYTES)},
             )
         timeout = self.request_timeout if context.timeout is None else context.timeout
         if isinstance(request, v1.DequeueRolloutsRequest):
             timeout += min(max(request.wait.ToNanoseconds() / 1e9, 0.0), LONGEST_POLL)
         budgets: Budgets | None = None
+        may_repeat = is_repeatable(request)
+        if not may_repeat:
+            await self._connect()
         while True:
             try:
                 answer = await self._callable(method)(data, timeout=timeout, metadata=_metadata(context))
@@ -68,7 +69,7 @@ class Remote:
                 error = self._error(method, failure)
                 if budgets is None:
                     budgets = Budgets(self.retries, was_connected=self.was_connected)
-                delay = budgets.delay_after(error) if is_repeatable(request) else None
+                delay = budgets.delay_after(error) if may_repeat else None
                 if delay is None:
                     raise error from None
                 await asyncio.sleep(delay)
@@ -87,6 +88,13 @@ class Remote:
             raise self._error(method, failure) from None
         finally:
             call.cancel()
+
+    async def _connect(self) -> None:
+        """Wait for a connection as long as there is hope for one: until there is one, nothing was sent."""
+        patience = self.retries.patience(was_connected=self.was_connected)
+        # Without one, the call itself says why.
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._channels.get().channel.channel_ready(), patience)
 
     def _callable(self, method: Method) -> Any:
         here = self._channels.get()

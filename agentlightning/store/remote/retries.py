@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from google.protobuf.message import Message
 
+from agentlightning.store.api import LATEST
 from agentlightning.store.errors import DeadlineExceeded, ResourceExhausted, StoreError, Unavailable
 from agentlightning.store.statuses import QUEUED
 from lightning_store import v1
@@ -35,6 +36,12 @@ class RetryPolicy:
     first_delay: float = 0.1
     longest_delay: float = 3.0
 
+    def patience(self, *, was_connected: bool) -> float:
+        """Return for how many seconds a server that cannot be reached is tried, given whether it ever answered."""
+        if self.delays is not None:
+            return sum(self.delays)
+        return self.reconnect_seconds if was_connected else self.connect_seconds
+
 
 class Budgets:
     """The budgets of one call.
@@ -58,7 +65,7 @@ class Budgets:
             self._late += 1
             return 0.0 if self._late <= policy.late_answers else None
         if isinstance(error, Unavailable):
-            budget = policy.reconnect_seconds if self._was_connected else policy.connect_seconds
+            budget = policy.patience(was_connected=self._was_connected)
         elif isinstance(error, ResourceExhausted) and error.retry_after is not None:
             budget = policy.overload_seconds
         else:
@@ -76,22 +83,29 @@ class Budgets:
 
 
 def is_repeatable(request: Message) -> bool:
-    """Tell whether a request that may have been carried out can be sent again without doing its work twice."""
+    """Tell whether a request that may have been carried out can be sent again.
+
+    It can where that neither does its work twice, nor does it to what was not meant, nor takes back what others have
+    published in between.
+    """
     if isinstance(request, v1.EnqueueRolloutsRequest):
         return all(new.rollout_id for new in request.rollouts)
     if isinstance(request, v1.StartRolloutRequest):
         return bool(request.rollout.rollout_id)
-    if isinstance(request, v1.StartAttemptRequest):
-        return bool(request.attempt_id)
     if isinstance(request, v1.DequeueRolloutsRequest):
         return bool(request.claim_id)
-    if isinstance(request, v1.AddResourcesRequest):
-        return bool(request.resources_id)
-    if isinstance(request, v1.UpdateAttemptRequest):
-        # "latest" may be another attempt by then.
-        return request.attempt_id != "latest" or not request.HasField("status")
     if isinstance(request, v1.UpdateRolloutRequest):
         return request.status not in QUEUED
+    if isinstance(request, v1.DeleteRolloutsRequest):
+        # Others may match by then; a deleted id cannot.
+        return request.HasField("rollout_id_in") and not request.HasField("status_in")
+    if isinstance(request, v1.StartAttemptRequest):
+        return bool(request.attempt_id)
+    if isinstance(request, v1.UpdateAttemptRequest):
+        # The latest may be another attempt by then, to which a sign of life does no harm.
+        return request.attempt_id != LATEST or not any(
+            request.HasField(field) for field in ("status", "worker_id", "metadata", "failure")
+        )
     if isinstance(request, v1.AddSpansRequest):
         return all(
             any(span.trace_id) and any(span.span_id)
@@ -99,4 +113,9 @@ def is_repeatable(request: Message) -> bool:
             for scoped in group.scope_spans
             for span in scoped.spans
         )
-    return True
+    if isinstance(request, v1.AddResourcesRequest):
+        return bool(request.resources_id)
+    if isinstance(request, v1.UpdateResourcesRequest):
+        return request.HasField("expected_version")
+    # A new experiment may have taken the name of the deleted one.
+    return not isinstance(request, v1.DeleteExperimentRequest)

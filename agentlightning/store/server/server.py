@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+from typing import Any, NamedTuple
 
 import grpc
 import grpc.aio
@@ -40,6 +41,14 @@ def refuse_others(host: str, *, insecure: bool) -> None:
         )
 
 
+class _Running(NamedTuple):
+    """What there is of a server while it listens; none of it can be used a second time."""
+
+    server: grpc.aio.Server
+    health: Any
+    long_calls: LongCalls
+
+
 class StoreServer:
     """Serves an engine over gRPC, with OTLP, health and reflection on the same port. Belongs to one event loop.
 
@@ -69,9 +78,7 @@ class StoreServer:
         self._engine = engine
         if max_message_bytes is not None:
             engine.max_message_bytes = max_message_bytes
-        self._long_calls = LongCalls()
-        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
-        self._server: grpc.aio.Server | None = None
+        self._running: _Running | None = None
 
     @property
     def address(self) -> str:
@@ -86,6 +93,8 @@ class StoreServer:
             ForkedError: This process was forked from one that had used gRPC.
         """
         use_grpc()
+        long_calls = LongCalls()
+        servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]
         server = grpc.aio.server(
             options=[
                 ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share it
@@ -98,8 +107,8 @@ class StoreServer:
                 ("grpc.http2.max_ping_strikes", 0),
             ]
         )
-        server.add_generic_rpc_handlers([*handlers(self._engine, self._long_calls), otlp.handler(self._engine)])
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        server.add_generic_rpc_handlers([*handlers(self._engine, long_calls), otlp.handler(self._engine)])
+        health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
         reflection.enable_server_reflection(
             [*SERVICES, otlp.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME], server
         )
@@ -115,9 +124,9 @@ class StoreServer:
             )
         self.port = bound
         await server.start()
-        self._server = server
+        self._running = _Running(server, servicer, long_calls)
         for service in ("", *SERVICES, otlp.SERVICE):
-            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+            await servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
 
     async def stop(self, grace: float = 5.0) -> None:
         """End the waits of all clients, finish the other calls, and listen no more.
@@ -125,14 +134,9 @@ class StoreServer:
         Args:
             grace: Longest time for calls to finish, in seconds; those that take longer are cut off.
         """
-        if self._server is None:
+        running, self._running = self._running, None
+        if running is None:
             return
-        server, self._server = self._server, None
-        await self._health.enter_graceful_shutdown()
-        self._long_calls.end()
-        await server.stop(grace)
-
-    async def wait(self) -> None:
-        """Return when the server has stopped."""
-        if self._server is not None:
-            await self._server.wait_for_termination()
+        await running.health.enter_graceful_shutdown()
+        running.long_calls.end()
+        await running.server.stop(grace)

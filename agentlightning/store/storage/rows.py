@@ -80,6 +80,9 @@ class AttemptRow:
     charged: int
     """1 when it counts as an attempt of the config."""
     evicted_spans: int
+    prior_status: int
+    """What the rollout was before this attempt, for the case that it is handed back."""
+    prior_end_time: int | None
     details: bytes
     """An `Attempt` with `metadata`, `failure` and `late_report` only."""
 

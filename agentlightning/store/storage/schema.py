@@ -172,14 +172,16 @@ CREATE TABLE attempts (
   key INTEGER PRIMARY KEY AUTOINCREMENT, experiment INTEGER NOT NULL, rollout INTEGER NOT NULL,
   attempt_id TEXT NOT NULL, sequence_id INTEGER NOT NULL, status INTEGER NOT NULL, start_time INTEGER NOT NULL,
   end_time INTEGER, worker_id TEXT, claim_id TEXT, last_heartbeat_time INTEGER, beat INTEGER NOT NULL, lease INTEGER,
-  expires_at INTEGER, charged INTEGER NOT NULL, evicted_spans INTEGER NOT NULL, details BLOB NOT NULL);
+  expires_at INTEGER, charged INTEGER NOT NULL, evicted_spans INTEGER NOT NULL,
+  prior_status INTEGER NOT NULL, prior_end_time INTEGER, details BLOB NOT NULL);
 CREATE UNIQUE INDEX attempts_by_id ON attempts (rollout, attempt_id);
 CREATE INDEX attempts_by_claim ON attempts (experiment, claim_id) WHERE claim_id IS NOT NULL;
 CREATE INDEX attempts_by_expiry ON attempts (expires_at) WHERE expires_at IS NOT NULL;
 CREATE INDEX attempts_by_worker ON attempts (experiment, worker_id) WHERE worker_id IS NOT NULL AND {LIVE_ATTEMPT};
 
 CREATE TABLE sources (
-  key INTEGER PRIMARY KEY, experiment INTEGER NOT NULL, fingerprint BLOB NOT NULL, body BLOB NOT NULL);
+  key INTEGER PRIMARY KEY, experiment INTEGER NOT NULL, fingerprint BLOB NOT NULL, spans INTEGER NOT NULL,
+  body BLOB NOT NULL);
 CREATE UNIQUE INDEX sources_by_fingerprint ON sources (experiment, fingerprint);
 
 CREATE TABLE spans (

@@ -12,7 +12,7 @@ class Signal(NamedTuple):
     """Something that others may wait for has been committed."""
 
     topic: str
-    """`queue`, `rollout`, `changes`, `resources` or `deadline`."""
+    """`queue`, `rollout`, `changes`, `resources`, `experiment` (it was deleted) or `deadline`."""
     experiment: int = 0
     """Key of the experiment."""
     name: str = ""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import logging
+import os
 import sqlite3
 import threading
 import uuid
@@ -13,11 +15,14 @@ from queue import SimpleQueue
 from typing import Any, Literal
 
 from agentlightning.store.errors import FailedPrecondition, Unavailable
+from agentlightning.store.forks import ForkedError
 from agentlightning.store.storage.base import Listener, T, Work
 from agentlightning.store.storage.connection import create_tables, open_database, store_error
 from agentlightning.store.storage.schema import APPLICATION_ID, VERSION
 from agentlightning.store.storage.signals import Signal
 from agentlightning.store.storage.tx import Experiments, Tx
+
+logger = logging.getLogger(__name__)
 
 Synchronous = Literal["FULL", "NORMAL"]
 
@@ -43,12 +48,11 @@ class SqliteStorage:
     kind = "sqlite"
 
     def __init__(self, path: str | Path, synchronous: Synchronous = "FULL") -> None:
-        self.path = Path(path).absolute()
+        self.path = Path(path).resolve()  # one file, one lock, whatever links lead to it
         self._listeners: list[Listener] = []
         self._owner = _take_ownership(self.path)
         try:
-            writer = _open_store(self.path, synchronous)
-            (self.store_id,) = writer.execute("SELECT store_id FROM store").fetchone()
+            writer, self.store_id = _open_store(self.path, synchronous)
             reader = open_database(str(self.path))
             reader.execute("PRAGMA query_only = 1")
         except BaseException:
@@ -59,7 +63,10 @@ class SqliteStorage:
 
     def _committed(self, signals: list[Signal]) -> None:
         for listener in self._listeners:
-            listener(signals)
+            try:
+                listener(signals)
+            except Exception:
+                logger.exception("Those who wait could not be told of a commit.")
 
     def on_commit(self, listener: Listener) -> None:
         self._listeners.append(listener)
@@ -121,6 +128,7 @@ class _Worker:
         self._begin = "BEGIN IMMEDIATE" if is_only_writer else "BEGIN"
         self._experiments = Experiments() if is_only_writer else None
         self._committed = committed
+        self._process = os.getpid()
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._closed = False
         self._lock = threading.Lock()
@@ -139,6 +147,11 @@ class _Worker:
         return future.result()
 
     def _put(self, job: _Job) -> None:
+        if os.getpid() != self._process:
+            raise ForkedError(
+                "A store in a file does not survive a fork; serve it with LightningStoreServer, and give the child a "
+                "LightningStoreClient."
+            )
         with self._lock:
             if self._closed:
                 raise Unavailable("The store has been closed.", reason="STORE_CLOSED")
@@ -162,9 +175,15 @@ class _Worker:
                     break
                 group.append(following)
             group = [job for job in group if not job.future.cancelled()]
-            if group:
+            if not group:
+                continue
+            try:
                 self._run(group)
-                _settle(group)
+            except BaseException as error:
+                logger.exception("The storage failed; works that follow may fail too.")
+                for job in group:
+                    job.error = job.error or _as_store_error(error)
+            _settle(group)
 
     def _run(self, group: list[_Job]) -> None:
         """Run works in one transaction, each in a savepoint of its own unless it is alone."""
@@ -256,7 +275,8 @@ def _take_ownership(path: Path) -> sqlite3.Connection:
     return lock
 
 
-def _open_store(path: Path, synchronous: str) -> sqlite3.Connection:
+def _open_store(path: Path, synchronous: str) -> tuple[sqlite3.Connection, str]:
+    """Return a connection that may write, and the identity of the data."""
     connection: sqlite3.Connection | None = None
     try:
         connection = open_database(str(path))
@@ -276,10 +296,11 @@ def _open_store(path: Path, synchronous: str) -> sqlite3.Connection:
             create_tables(connection, uuid.uuid4().hex)
         # A write that changes nothing: it fails on a file that may only be read.
         connection.execute(f"PRAGMA user_version = {VERSION}")
+        (store_id,) = connection.execute("SELECT store_id FROM store").fetchone()
     except BaseException as error:
         if connection is not None:
             connection.close()
         if isinstance(error, sqlite3.DatabaseError):
             raise FailedPrecondition(f"Cannot open {path}: {error}.", reason="DATABASE_UNAVAILABLE") from error
         raise
-    return connection
+    return connection, store_id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -109,9 +110,6 @@ _SELECT_QUEUE = f"SELECT {_VIEW} WHERE rollouts.experiment = ? AND rollouts.queu
 _SELECT_CHANGES = (
     f"SELECT {_VIEW} WHERE rollouts.experiment = ? AND rollouts.change_seq > ? ORDER BY rollouts.change_seq LIMIT ?"
 )
-_SELECT_VIEWS = (
-    f"SELECT {_VIEW} WHERE rollouts.experiment = ? AND rollouts.rollout_id IN (SELECT value FROM json_each(?))"
-)
 _LOOKED_UP_AT_ONCE = 64
 _SELECT_IDENTITIES = (
     "SELECT span_id, trace_id, sequence_id FROM spans WHERE attempt = ? "
@@ -160,8 +158,6 @@ class Tx:
         self._execute(table.update(tuple(changes)), [*changes.values(), row.key])  # type: ignore[attr-defined]
         for name, value in changes.items():
             setattr(row, name, value)
-
-    # Experiments
 
     def experiment(self, name: str) -> ExperimentRow | None:
         """Return an experiment by its name."""
@@ -227,8 +223,6 @@ class Tx:
         (total,) = self._execute("SELECT COALESCE(SUM(value), 0) FROM tallies WHERE name = 'span_bytes'").fetchone()
         return int(total)
 
-    # Rollouts
-
     def rollout(self, experiment: int, rollout_id: str) -> RolloutRow | None:
         """Return the state of a rollout."""
         return self._one(ROLLOUTS, "experiment = ? AND rollout_id = ?", experiment, rollout_id)
@@ -243,10 +237,6 @@ class Tx:
         """Return a rollout with its body and latest attempt."""
         found = self._execute(_SELECT_VIEW, (experiment, rollout_id)).fetchone()
         return None if found is None else _view(found)
-
-    def rollout_views(self, experiment: int, rollout_ids: Iterable[str]) -> Iterator[RolloutView]:
-        """Return those of the named rollouts that exist, in no order."""
-        return map(_view, self._execute(_SELECT_VIEWS, (experiment, json.dumps(list(rollout_ids)))))
 
     def finished(self, experiment: int, rollout_ids: Iterable[str], statuses: Iterable[int]) -> dict[str, bool]:
         """Tell for each of the named rollouts that exist whether its status is one of `statuses`."""
@@ -276,13 +266,13 @@ class Tx:
         """Replace the body of a rollout."""
         self._execute("UPDATE bodies SET body = ? WHERE rollout = ?", (body, row.key))
 
-    def head_of_queue(self, experiment: int, limit: int) -> list[RolloutView]:
-        """Return the first rollouts of the queue."""
-        return [_view(found) for found in self._execute(_SELECT_QUEUE, (experiment, limit))]
+    def head_of_queue(self, experiment: int, limit: int) -> Iterator[RolloutView]:
+        """Return the first rollouts of the queue, read as they are asked for."""
+        return map(_view, self._execute(_SELECT_QUEUE, (experiment, limit)))
 
-    def changed_rollouts(self, experiment: int, after: int, limit: int) -> list[RolloutView]:
+    def changed_rollouts(self, experiment: int, after: int, limit: int) -> Iterator[RolloutView]:
         """Return the rollouts whose last change has a number above `after`, in the order of those numbers."""
-        return [_view(found) for found in self._execute(_SELECT_CHANGES, (experiment, after, limit))]
+        return map(_view, self._execute(_SELECT_CHANGES, (experiment, after, limit)))
 
     def evictable_rollouts(self, statuses: Sequence[int], limit: int) -> list[RolloutRow]:
         """Return the oldest rollouts of all experiments that have spans and one of the statuses."""
@@ -293,7 +283,8 @@ class Tx:
 
     def delete_rollout(self, row: RolloutRow) -> None:
         """Delete a rollout with its body, attempts and spans."""
-        for table in ("spans", "bodies", "attempts"):
+        self.delete_spans(row.key)
+        for table in ("bodies", "attempts"):
             self._execute(f"DELETE FROM {table} WHERE rollout = ?", (row.key,))
         self._execute("DELETE FROM rollouts WHERE key = ?", (row.key,))
 
@@ -312,10 +303,15 @@ class Tx:
             TOMBSTONES, "experiment = ? AND change_seq > ? ORDER BY change_seq LIMIT ?", experiment, after, limit
         )
 
+    def oldest_tombstone(self) -> int | None:
+        """Return the time of the oldest deletion that is remembered."""
+        found = self._execute("SELECT delete_time FROM tombstones ORDER BY key LIMIT 1").fetchone()
+        return None if found is None else int(found[0])
+
     def forget_tombstones(self, before: int) -> None:
         """Delete the tombstones of deletions before a time, and note in each experiment how far they reached."""
-        oldest = self._execute("SELECT delete_time FROM tombstones ORDER BY key LIMIT 1").fetchone()
-        if oldest is None or oldest[0] >= before:
+        oldest = self.oldest_tombstone()
+        if oldest is None or oldest >= before:
             return
         self._execute(
             "UPDATE experiments SET forgotten_seq = MAX(forgotten_seq, COALESCE((SELECT MAX(change_seq) "
@@ -324,8 +320,6 @@ class Tx:
         )
         self._execute("DELETE FROM tombstones WHERE delete_time < ?", (before,))
         self._known.clear()
-
-    # Attempts
 
     def attempt(self, rollout: int, attempt_id: str) -> AttemptRow | None:
         """Return an attempt of a rollout."""
@@ -385,8 +379,6 @@ class Tx:
         """Return the attempt of a rollout with the highest number."""
         return self._one(ATTEMPTS, "rollout = ? ORDER BY sequence_id DESC LIMIT 1", rollout)
 
-    # Spans
-
     def source(self, experiment: int, fingerprint: bytes, body: bytes) -> int:
         """Return the key of a resource and scope, and keep it if it is new."""
         found = self._execute(
@@ -395,7 +387,8 @@ class Tx:
         if found is not None:
             return int(found[0])
         cursor = self._execute(
-            "INSERT INTO sources (experiment, fingerprint, body) VALUES (?, ?, ?)", (experiment, fingerprint, body)
+            "INSERT INTO sources (experiment, fingerprint, spans, body) VALUES (?, ?, 0, ?)",
+            (experiment, fingerprint, body),
         )
         assert cursor.lastrowid is not None
         return cursor.lastrowid
@@ -419,19 +412,25 @@ class Tx:
                     found[attempt, span_id, trace_id] = number
         return found
 
-    def add_spans(self, rows: Iterable[SpanRow]) -> None:
+    def add_spans(self, rows: Sequence[SpanRow]) -> None:
         """Insert spans whose identities are new."""
         self._connection.executemany(SPANS.insert, map(SPANS.values, rows))
+        for source, count in Counter(row.source for row in rows).items():
+            self._execute("UPDATE sources SET spans = spans + ? WHERE key = ?", (count, source))
 
     def span_counts(self, rollout: int) -> dict[int, int]:
         """Return the number of spans of each attempt of a rollout, by the attempt's key."""
         return dict(self._execute("SELECT attempt, COUNT(*) FROM spans WHERE rollout = ? GROUP BY attempt", (rollout,)))
 
     def delete_spans(self, rollout: int) -> None:
-        """Delete the spans of a rollout."""
+        """Delete the spans of a rollout, and the resources and scopes that no other span came from."""
+        counts = self._execute(
+            "SELECT source, COUNT(*) FROM spans WHERE rollout = ? GROUP BY source", (rollout,)
+        ).fetchall()
         self._execute("DELETE FROM spans WHERE rollout = ?", (rollout,))
-
-    # Resources
+        for source, count in counts:
+            self._execute("UPDATE sources SET spans = spans - ? WHERE key = ?", (count, source))
+            self._execute("DELETE FROM sources WHERE key = ? AND spans <= 0", (source,))
 
     def resources(self, experiment: int, resources_id: str) -> ResourcesRow | None:
         """Return a set of resources."""
@@ -449,8 +448,6 @@ class Tx:
         """Write some columns of a set of resources."""
         self._update(RESOURCES, row, changes)
 
-    # Workers
-
     def worker(self, experiment: int, worker_id: str) -> WorkerRow | None:
         """Return a worker."""
         return self._one(WORKERS, "experiment = ? AND worker_id = ?", experiment, worker_id)
@@ -463,8 +460,6 @@ class Tx:
         """Write some columns of a worker."""
         self._update(WORKERS, row, changes)
 
-    # Lists
-
     def experiments(self, query: Query) -> Iterator[tuple[ExperimentRow, Position]]:
         """Return experiments, each with its position."""
         return self._list(EXPERIMENTS, query)
@@ -472,6 +467,10 @@ class Tx:
     def rollout_list(self, query: Query) -> Iterator[tuple[RolloutView, Position]]:
         """Return rollouts, each with its position."""
         return ((_view(found[width:]), list(found[:width])) for found, width in self._select(ROLLOUTS, query, _VIEW))
+
+    def rollout_rows(self, query: Query) -> Iterator[tuple[RolloutRow, Position]]:
+        """Return the states of rollouts, each with its position."""
+        return self._list(ROLLOUTS, query)
 
     def attempt_list(self, query: Query) -> Iterator[tuple[AttemptRow, Position]]:
         """Return attempts, each with its position."""

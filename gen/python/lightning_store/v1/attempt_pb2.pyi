@@ -50,7 +50,8 @@ class AttemptStatus(_AttemptStatus, metaclass=_AttemptStatusEnumTypeWrapper):
                     +------ a span or a report arrives ---------+
     ```
 
-    SUCCEEDED, FAILED and TIMEOUT are final: what arrives later is kept in `late_report` and changes nothing.
+    SUCCEEDED, FAILED and TIMEOUT are final: a status that arrives later is kept in `late_report`. Only metadata may still
+    be changed then.
     """
 
 ATTEMPT_STATUS_UNSPECIFIED: AttemptStatus.ValueType  # 0

@@ -30,7 +30,7 @@ from lightning_store.v1 import payload_pb2 as lightning__store_dot_v1_dot_payloa
 from lightning_store.v1 import rollout_pb2 as lightning__store_dot_v1_dot_rollout__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(lightning_store/v1/attempt_service.proto\x12\x12lightning_store.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a lightning_store/v1/attempt.proto\x1a\x1flightning_store/v1/filter.proto\x1a lightning_store/v1/payload.proto\x1a lightning_store/v1/rollout.proto\"z\n\x13StartAttemptRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12\x12\n\nattempt_id\x18\x02 \x01(\t\x12\x11\n\tworker_id\x18\x03 \x01(\t\x12(\n\x05lease\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"D\n\x14StartAttemptResponse\x12,\n\x07rollout\x18\x01 \x01(\x0b\x32\x1b.lightning_store.v1.Rollout\"\xc4\x02\n\x14UpdateAttemptRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12\x12\n\nattempt_id\x18\x02 \x01(\t\x12\x36\n\x06status\x18\x03 \x01(\x0e\x32!.lightning_store.v1.AttemptStatusH\x00\x88\x01\x01\x12\x16\n\tworker_id\x18\x04 \x01(\tH\x01\x88\x01\x01\x12\x37\n\x13last_heartbeat_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\x08metadata\x18\x06 \x01(\x0b\x32\x1b.lightning_store.v1.Payload\x12\x33\n\x07\x66\x61ilure\x18\x07 \x01(\x0b\x32\".lightning_store.v1.AttemptFailureB\t\n\x07_statusB\x0c\n\n_worker_id\"E\n\x15UpdateAttemptResponse\x12,\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1b.lightning_store.v1.Attempt\"J\n\x16ReleaseAttemptsRequest\x12\x30\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32\x1e.lightning_store.v1.AttemptKey\"K\n\x17ReleaseAttemptsResponse\x12\x30\n\x08released\x18\x01 \x03(\x0b\x32\x1e.lightning_store.v1.AttemptKey\"Q\n\x13ListAttemptsRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12&\n\x04page\x18\x02 \x01(\x0b\x32\x18.lightning_store.v1.Page\"v\n\x14ListAttemptsResponse\x12-\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32\x1b.lightning_store.v1.Attempt\x12/\n\tpage_info\x18\x02 \x01(\x0b\x32\x1c.lightning_store.v1.PageInfo\"-\n\x17GetLatestAttemptRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\"H\n\x18GetLatestAttemptResponse\x12,\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1b.lightning_store.v1.Attempt2\x97\x04\n\x0e\x41ttemptService\x12\x61\n\x0cStartAttempt\x12\'.lightning_store.v1.StartAttemptRequest\x1a(.lightning_store.v1.StartAttemptResponse\x12\x64\n\rUpdateAttempt\x12(.lightning_store.v1.UpdateAttemptRequest\x1a).lightning_store.v1.UpdateAttemptResponse\x12j\n\x0fReleaseAttempts\x12*.lightning_store.v1.ReleaseAttemptsRequest\x1a+.lightning_store.v1.ReleaseAttemptsResponse\x12\x61\n\x0cListAttempts\x12\'.lightning_store.v1.ListAttemptsRequest\x1a(.lightning_store.v1.ListAttemptsResponse\x12m\n\x10GetLatestAttempt\x12+.lightning_store.v1.GetLatestAttemptRequest\x1a,.lightning_store.v1.GetLatestAttemptResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(lightning_store/v1/attempt_service.proto\x12\x12lightning_store.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a lightning_store/v1/attempt.proto\x1a\x1flightning_store/v1/filter.proto\x1a lightning_store/v1/payload.proto\x1a lightning_store/v1/rollout.proto\"z\n\x13StartAttemptRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12\x12\n\nattempt_id\x18\x02 \x01(\t\x12\x11\n\tworker_id\x18\x03 \x01(\t\x12(\n\x05lease\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"r\n\x14StartAttemptResponse\x12,\n\x07rollout\x18\x01 \x01(\x0b\x32\x1b.lightning_store.v1.Rollout\x12,\n\x07\x61ttempt\x18\x02 \x01(\x0b\x32\x1b.lightning_store.v1.Attempt\"\xc4\x02\n\x14UpdateAttemptRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12\x12\n\nattempt_id\x18\x02 \x01(\t\x12\x36\n\x06status\x18\x03 \x01(\x0e\x32!.lightning_store.v1.AttemptStatusH\x00\x88\x01\x01\x12\x16\n\tworker_id\x18\x04 \x01(\tH\x01\x88\x01\x01\x12\x37\n\x13last_heartbeat_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\x08metadata\x18\x06 \x01(\x0b\x32\x1b.lightning_store.v1.Payload\x12\x33\n\x07\x66\x61ilure\x18\x07 \x01(\x0b\x32\".lightning_store.v1.AttemptFailureB\t\n\x07_statusB\x0c\n\n_worker_id\"E\n\x15UpdateAttemptResponse\x12,\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1b.lightning_store.v1.Attempt\"J\n\x16ReleaseAttemptsRequest\x12\x30\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32\x1e.lightning_store.v1.AttemptKey\"K\n\x17ReleaseAttemptsResponse\x12\x30\n\x08released\x18\x01 \x03(\x0b\x32\x1e.lightning_store.v1.AttemptKey\"Q\n\x13ListAttemptsRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12&\n\x04page\x18\x02 \x01(\x0b\x32\x18.lightning_store.v1.Page\"v\n\x14ListAttemptsResponse\x12-\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32\x1b.lightning_store.v1.Attempt\x12/\n\tpage_info\x18\x02 \x01(\x0b\x32\x1c.lightning_store.v1.PageInfo\"-\n\x17GetLatestAttemptRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\"H\n\x18GetLatestAttemptResponse\x12,\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1b.lightning_store.v1.Attempt2\x97\x04\n\x0e\x41ttemptService\x12\x61\n\x0cStartAttempt\x12\'.lightning_store.v1.StartAttemptRequest\x1a(.lightning_store.v1.StartAttemptResponse\x12\x64\n\rUpdateAttempt\x12(.lightning_store.v1.UpdateAttemptRequest\x1a).lightning_store.v1.UpdateAttemptResponse\x12j\n\x0fReleaseAttempts\x12*.lightning_store.v1.ReleaseAttemptsRequest\x1a+.lightning_store.v1.ReleaseAttemptsResponse\x12\x61\n\x0cListAttempts\x12\'.lightning_store.v1.ListAttemptsRequest\x1a(.lightning_store.v1.ListAttemptsResponse\x12m\n\x10GetLatestAttempt\x12+.lightning_store.v1.GetLatestAttemptRequest\x1a,.lightning_store.v1.GetLatestAttemptResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,23 +40,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STARTATTEMPTREQUEST']._serialized_start=264
   _globals['_STARTATTEMPTREQUEST']._serialized_end=386
   _globals['_STARTATTEMPTRESPONSE']._serialized_start=388
-  _globals['_STARTATTEMPTRESPONSE']._serialized_end=456
-  _globals['_UPDATEATTEMPTREQUEST']._serialized_start=459
-  _globals['_UPDATEATTEMPTREQUEST']._serialized_end=783
-  _globals['_UPDATEATTEMPTRESPONSE']._serialized_start=785
-  _globals['_UPDATEATTEMPTRESPONSE']._serialized_end=854
-  _globals['_RELEASEATTEMPTSREQUEST']._serialized_start=856
-  _globals['_RELEASEATTEMPTSREQUEST']._serialized_end=930
-  _globals['_RELEASEATTEMPTSRESPONSE']._serialized_start=932
-  _globals['_RELEASEATTEMPTSRESPONSE']._serialized_end=1007
-  _globals['_LISTATTEMPTSREQUEST']._serialized_start=1009
-  _globals['_LISTATTEMPTSREQUEST']._serialized_end=1090
-  _globals['_LISTATTEMPTSRESPONSE']._serialized_start=1092
-  _globals['_LISTATTEMPTSRESPONSE']._serialized_end=1210
-  _globals['_GETLATESTATTEMPTREQUEST']._serialized_start=1212
-  _globals['_GETLATESTATTEMPTREQUEST']._serialized_end=1257
-  _globals['_GETLATESTATTEMPTRESPONSE']._serialized_start=1259
-  _globals['_GETLATESTATTEMPTRESPONSE']._serialized_end=1331
-  _globals['_ATTEMPTSERVICE']._serialized_start=1334
-  _globals['_ATTEMPTSERVICE']._serialized_end=1869
+  _globals['_STARTATTEMPTRESPONSE']._serialized_end=502
+  _globals['_UPDATEATTEMPTREQUEST']._serialized_start=505
+  _globals['_UPDATEATTEMPTREQUEST']._serialized_end=829
+  _globals['_UPDATEATTEMPTRESPONSE']._serialized_start=831
+  _globals['_UPDATEATTEMPTRESPONSE']._serialized_end=900
+  _globals['_RELEASEATTEMPTSREQUEST']._serialized_start=902
+  _globals['_RELEASEATTEMPTSREQUEST']._serialized_end=976
+  _globals['_RELEASEATTEMPTSRESPONSE']._serialized_start=978
+  _globals['_RELEASEATTEMPTSRESPONSE']._serialized_end=1053
+  _globals['_LISTATTEMPTSREQUEST']._serialized_start=1055
+  _globals['_LISTATTEMPTSREQUEST']._serialized_end=1136
+  _globals['_LISTATTEMPTSRESPONSE']._serialized_start=1138
+  _globals['_LISTATTEMPTSRESPONSE']._serialized_end=1256
+  _globals['_GETLATESTATTEMPTREQUEST']._serialized_start=1258
+  _globals['_GETLATESTATTEMPTREQUEST']._serialized_end=1303
+  _globals['_GETLATESTATTEMPTRESPONSE']._serialized_start=1305
+  _globals['_GETLATESTATTEMPTRESPONSE']._serialized_end=1377
+  _globals['_ATTEMPTSERVICE']._serialized_start=1380
+  _globals['_ATTEMPTSERVICE']._serialized_end=1915
 # @@protoc_insertion_point(module_scope)

@@ -58,17 +58,23 @@ class StartAttemptResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     ROLLOUT_FIELD_NUMBER: builtins.int
+    ATTEMPT_FIELD_NUMBER: builtins.int
     @property
     def rollout(self) -> lightning_store.v1.rollout_pb2.Rollout:
-        """The rollout, with the attempt as `latest_attempt`. A repeated call answers with the current state."""
+        """The rollout. A repeated call answers with its current state."""
+
+    @property
+    def attempt(self) -> lightning_store.v1.attempt_pb2.Attempt:
+        """The attempt that this call made. `rollout.latest_attempt` is another only when a repeated call finds it superseded."""
 
     def __init__(
         self,
         *,
         rollout: lightning_store.v1.rollout_pb2.Rollout | None = ...,
+        attempt: lightning_store.v1.attempt_pb2.Attempt | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["rollout", b"rollout"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["rollout", b"rollout"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["attempt", b"attempt", "rollout", b"rollout"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "rollout", b"rollout"]) -> None: ...
 
 global___StartAttemptResponse = StartAttemptResponse
 

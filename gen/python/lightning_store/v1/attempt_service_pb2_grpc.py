@@ -89,7 +89,8 @@ class AttemptServiceServicer(object):
 
     def ReleaseAttempts(self, request, context):
         """Hands attempts back that the caller claimed and has not begun: each PREPARING one is removed as if it had never
-        been, and its rollout takes its old place in the queue. Attempts that are unknown, begun or ended are left alone.
+        been, and its rollout is again what it was before, in its old place in the queue if it came from there. One that
+        StartRollout made goes to the queue. Attempts that are unknown, begun or ended are left alone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

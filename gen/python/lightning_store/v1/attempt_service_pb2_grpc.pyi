@@ -47,7 +47,8 @@ class AttemptServiceStub:
         lightning_store.v1.attempt_service_pb2.ReleaseAttemptsResponse,
     ]
     """Hands attempts back that the caller claimed and has not begun: each PREPARING one is removed as if it had never
-    been, and its rollout takes its old place in the queue. Attempts that are unknown, begun or ended are left alone.
+    been, and its rollout is again what it was before, in its old place in the queue if it came from there. One that
+    StartRollout made goes to the queue. Attempts that are unknown, begun or ended are left alone.
     """
 
     ListAttempts: grpc.UnaryUnaryMultiCallable[
@@ -96,7 +97,8 @@ class AttemptServiceAsyncStub:
         lightning_store.v1.attempt_service_pb2.ReleaseAttemptsResponse,
     ]
     """Hands attempts back that the caller claimed and has not begun: each PREPARING one is removed as if it had never
-    been, and its rollout takes its old place in the queue. Attempts that are unknown, begun or ended are left alone.
+    been, and its rollout is again what it was before, in its old place in the queue if it came from there. One that
+    StartRollout made goes to the queue. Attempts that are unknown, begun or ended are left alone.
     """
 
     ListAttempts: grpc.aio.UnaryUnaryMultiCallable[
@@ -151,7 +153,8 @@ class AttemptServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[lightning_store.v1.attempt_service_pb2.ReleaseAttemptsResponse, collections.abc.Awaitable[lightning_store.v1.attempt_service_pb2.ReleaseAttemptsResponse]]:
         """Hands attempts back that the caller claimed and has not begun: each PREPARING one is removed as if it had never
-        been, and its rollout takes its old place in the queue. Attempts that are unknown, begun or ended are left alone.
+        been, and its rollout is again what it was before, in its old place in the queue if it came from there. One that
+        StartRollout made goes to the queue. Attempts that are unknown, begun or ended are left alone.
         """
 
     @abc.abstractmethod

@@ -89,12 +89,15 @@ class Page(google.protobuf.message.Message):
     """Items to leave out before the first page. Ignored when `page_token` is set; negative is INVALID_ARGUMENT."""
     order_by: builtins.str
     """Field to sort by; each List request names the fields that it knows. Empty means the request's own default.
-    An unknown field is INVALID_ARGUMENT (reason `UNKNOWN_ORDER`). Equal values keep the order of creation.
+    An unknown field is INVALID_ARGUMENT (reason `UNKNOWN_ORDER`). Equal values follow the order of creation, in the
+    same direction.
     """
     descending: builtins.bool
     """True sorts from the largest value to the smallest. Unset times sort after all others when ascending."""
     with_total_size: builtins.bool
-    """True asks for `total_size`. Totals without a filter come from counters and cost nothing; others count the matches."""
+    """True asks for `total_size`. Those of rollouts without a filter or by status come from counters, as do those of all
+    spans of a rollout; others are counted.
+    """
     def __init__(
         self,
         *,

@@ -108,8 +108,11 @@ class StartRolloutRequest(google.protobuf.message.Message):
     ROLLOUT_FIELD_NUMBER: builtins.int
     WORKER_ID_FIELD_NUMBER: builtins.int
     LEASE_FIELD_NUMBER: builtins.int
+    ATTEMPT_ID_FIELD_NUMBER: builtins.int
     worker_id: builtins.str
     """The worker that runs it; empty means unnamed."""
+    attempt_id: builtins.str
+    """Id for the attempt; not `latest`. Empty lets the server choose."""
     @property
     def rollout(self) -> global___NewRollout:
         """The rollout to create."""
@@ -124,9 +127,10 @@ class StartRolloutRequest(google.protobuf.message.Message):
         rollout: global___NewRollout | None = ...,
         worker_id: builtins.str = ...,
         lease: google.protobuf.duration_pb2.Duration | None = ...,
+        attempt_id: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["lease", b"lease", "rollout", b"rollout"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["lease", b"lease", "rollout", b"rollout", "worker_id", b"worker_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attempt_id", b"attempt_id", "lease", b"lease", "rollout", b"rollout", "worker_id", b"worker_id"]) -> None: ...
 
 global___StartRolloutRequest = StartRolloutRequest
 
@@ -137,17 +141,23 @@ class StartRolloutResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     ROLLOUT_FIELD_NUMBER: builtins.int
+    ATTEMPT_FIELD_NUMBER: builtins.int
     @property
     def rollout(self) -> lightning_store.v1.rollout_pb2.Rollout:
-        """The rollout, with its attempt as `latest_attempt`. A repeated call answers with the current state."""
+        """The rollout. A repeated call answers with its current state."""
+
+    @property
+    def attempt(self) -> lightning_store.v1.attempt_pb2.Attempt:
+        """The attempt that this call made. `rollout.latest_attempt` is another only when a repeated call finds it superseded."""
 
     def __init__(
         self,
         *,
         rollout: lightning_store.v1.rollout_pb2.Rollout | None = ...,
+        attempt: lightning_store.v1.attempt_pb2.Attempt | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["rollout", b"rollout"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["rollout", b"rollout"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["attempt", b"attempt", "rollout", b"rollout"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "rollout", b"rollout"]) -> None: ...
 
 global___StartRolloutResponse = StartRolloutResponse
 
@@ -225,8 +235,8 @@ class DequeueRolloutsRequest(google.protobuf.message.Message):
     def lease(self) -> google.protobuf.duration_pb2.Duration:
         """Lease on each claimed attempt, 1 s to 1 day. UpdateWorker renews it for the attempts that it lists, as do spans
         and reports. When it expires on a PREPARING attempt, the attempt becomes UNRESPONSIVE and the rollout goes back
-        to its place in the queue, and that costs no attempt the first ten times; on a RUNNING one, the attempt becomes UNRESPONSIVE and the config
-        decides. Unset means no lease.
+        to its place in the queue, and that costs no attempt the first ten times; on a RUNNING one, the attempt becomes
+        UNRESPONSIVE and the config decides. Unset means no lease.
         """
 
     @property
@@ -742,7 +752,9 @@ class WatchRolloutsRequest(google.protobuf.message.Message):
     CURSOR_FIELD_NUMBER: builtins.int
     STATUS_IN_FIELD_NUMBER: builtins.int
     cursor: builtins.str
-    """Cursor of the last message that was dealt with. Empty starts with the current state of all rollouts."""
+    """Cursor of the last message that was dealt with. Empty starts with the current state of all rollouts, and the
+    deletions of the last 24 hours.
+    """
     @property
     def status_in(self) -> global___RolloutStatusSet:
         """Statuses to report; unset means all. Deletions are always reported."""

@@ -22,13 +22,24 @@ class RolloutServiceStub:
 
     What holds for every service of this package:
 
-    - Call metadata `agl-experiment` names the experiment; absent means `default`. Everything is apart between
-      experiments. The first write creates one; a read of an unknown one is NOT_FOUND (reason `EXPERIMENT_NOT_FOUND`).
+    - Call metadata `agl-experiment` names the experiment; absent means `default`, which always exists. Everything is apart
+      between experiments. StartRollout, EnqueueRollouts, AddResources and UpdateResources create one that does not exist;
+      any other call is NOT_FOUND then (`EXPERIMENT_NOT_FOUND`), so that a typo does not look like an empty queue.
     - An answer to a write is sent after its commit.
-    - Every error carries a `google.rpc.Status` with an ErrorInfo (domain `lightning_store.v1`); the reasons are named
-      with each call. RESOURCE_EXHAUSTED carries a RetryInfo when, and only when, trying again may help.
-    - A write that was answered or not may be sent again as it was: creates are recognised by the id that the client
-      chose, claims by their `claim_id`, spans by their identity. The same id with another body is ALREADY_EXISTS.
+    - Errors of the store carry a `google.rpc.Status` with an ErrorInfo (domain `lightning_store.v1`) and its reason; those
+      of the transport below it, such as a message above the size limit, carry none. RESOURCE_EXHAUSTED carries a RetryInfo
+      when, and only when, trying again may help.
+    - Reasons that many calls share. INVALID_ARGUMENT: `INVALID_ID`, `INVALID_CONFIG`, `INVALID_LEASE`, `INVALID_STATUS` (an
+      enum's value that this release does not know), `INVALID_TIME`, `INVALID_COUNT`, `PAYLOAD_WITHOUT_CONTENT_TYPE`,
+      `TOO_MANY_IDS` (a list is too long), `INVALID_PAGE`, `PAGE_TOKEN_INVALID`, `PAGE_TOKEN_MISMATCH`, `UNKNOWN_ORDER`,
+      `MALFORMED_REQUEST`. UNIMPLEMENTED: `UNKNOWN_METHOD`. UNAVAILABLE: `SHUTTING_DOWN`, `STORE_CLOSED`.
+      RESOURCE_EXHAUSTED: `STORAGE_FULL`. INTERNAL: `STORAGE_FAILED`, `INTERNAL`; the server's log says more.
+    - A write whose answer was lost may be sent again as it was where the store can tell: creates by the id that the client
+      chose, claims by their `claim_id`, spans by their identity. The same id with another body is ALREADY_EXISTS. Reports
+      (UpdateAttempt by attempt id, UpdateWorker), ReleaseAttempts, deletions by id and ReserveSpanSequenceIds do no harm
+      when repeated. Not to be repeated blindly: creates without an id, spans without identity, UpdateAttempt of `latest`,
+      UpdateRollout to QUEUING or REQUEUING, UpdateResources without `expected_version`, DeleteRollouts by status and
+      DeleteExperiment.
     - Ids are 1 to 200 characters, printable, without spaces and slashes; others are INVALID_ARGUMENT (`INVALID_ID`).
     """
 
@@ -56,7 +67,8 @@ class RolloutServiceStub:
         lightning_store.v1.rollout_service_pb2.DequeueRolloutsResponse,
     ]
     """Claims rollouts from the head of the queue and creates an attempt for each, in one transaction. With `wait` the
-    call is held until work arrives. A caller that went away claims nothing.
+    call is held until work arrives. A caller that is known to have gone claims nothing; what an answer claimed that never
+    arrived is returned to the call with the same `claim_id`, or comes back when its lease runs out.
     """
 
     GetRollout: grpc.UnaryUnaryMultiCallable[
@@ -126,13 +138,24 @@ class RolloutServiceAsyncStub:
 
     What holds for every service of this package:
 
-    - Call metadata `agl-experiment` names the experiment; absent means `default`. Everything is apart between
-      experiments. The first write creates one; a read of an unknown one is NOT_FOUND (reason `EXPERIMENT_NOT_FOUND`).
+    - Call metadata `agl-experiment` names the experiment; absent means `default`, which always exists. Everything is apart
+      between experiments. StartRollout, EnqueueRollouts, AddResources and UpdateResources create one that does not exist;
+      any other call is NOT_FOUND then (`EXPERIMENT_NOT_FOUND`), so that a typo does not look like an empty queue.
     - An answer to a write is sent after its commit.
-    - Every error carries a `google.rpc.Status` with an ErrorInfo (domain `lightning_store.v1`); the reasons are named
-      with each call. RESOURCE_EXHAUSTED carries a RetryInfo when, and only when, trying again may help.
-    - A write that was answered or not may be sent again as it was: creates are recognised by the id that the client
-      chose, claims by their `claim_id`, spans by their identity. The same id with another body is ALREADY_EXISTS.
+    - Errors of the store carry a `google.rpc.Status` with an ErrorInfo (domain `lightning_store.v1`) and its reason; those
+      of the transport below it, such as a message above the size limit, carry none. RESOURCE_EXHAUSTED carries a RetryInfo
+      when, and only when, trying again may help.
+    - Reasons that many calls share. INVALID_ARGUMENT: `INVALID_ID`, `INVALID_CONFIG`, `INVALID_LEASE`, `INVALID_STATUS` (an
+      enum's value that this release does not know), `INVALID_TIME`, `INVALID_COUNT`, `PAYLOAD_WITHOUT_CONTENT_TYPE`,
+      `TOO_MANY_IDS` (a list is too long), `INVALID_PAGE`, `PAGE_TOKEN_INVALID`, `PAGE_TOKEN_MISMATCH`, `UNKNOWN_ORDER`,
+      `MALFORMED_REQUEST`. UNIMPLEMENTED: `UNKNOWN_METHOD`. UNAVAILABLE: `SHUTTING_DOWN`, `STORE_CLOSED`.
+      RESOURCE_EXHAUSTED: `STORAGE_FULL`. INTERNAL: `STORAGE_FAILED`, `INTERNAL`; the server's log says more.
+    - A write whose answer was lost may be sent again as it was where the store can tell: creates by the id that the client
+      chose, claims by their `claim_id`, spans by their identity. The same id with another body is ALREADY_EXISTS. Reports
+      (UpdateAttempt by attempt id, UpdateWorker), ReleaseAttempts, deletions by id and ReserveSpanSequenceIds do no harm
+      when repeated. Not to be repeated blindly: creates without an id, spans without identity, UpdateAttempt of `latest`,
+      UpdateRollout to QUEUING or REQUEUING, UpdateResources without `expected_version`, DeleteRollouts by status and
+      DeleteExperiment.
     - Ids are 1 to 200 characters, printable, without spaces and slashes; others are INVALID_ARGUMENT (`INVALID_ID`).
     """
 
@@ -159,7 +182,8 @@ class RolloutServiceAsyncStub:
         lightning_store.v1.rollout_service_pb2.DequeueRolloutsResponse,
     ]
     """Claims rollouts from the head of the queue and creates an attempt for each, in one transaction. With `wait` the
-    call is held until work arrives. A caller that went away claims nothing.
+    call is held until work arrives. A caller that is known to have gone claims nothing; what an answer claimed that never
+    arrived is returned to the call with the same `claim_id`, or comes back when its lease runs out.
     """
 
     GetRollout: grpc.aio.UnaryUnaryMultiCallable[
@@ -229,13 +253,24 @@ class RolloutServiceServicer(metaclass=abc.ABCMeta):
 
     What holds for every service of this package:
 
-    - Call metadata `agl-experiment` names the experiment; absent means `default`. Everything is apart between
-      experiments. The first write creates one; a read of an unknown one is NOT_FOUND (reason `EXPERIMENT_NOT_FOUND`).
+    - Call metadata `agl-experiment` names the experiment; absent means `default`, which always exists. Everything is apart
+      between experiments. StartRollout, EnqueueRollouts, AddResources and UpdateResources create one that does not exist;
+      any other call is NOT_FOUND then (`EXPERIMENT_NOT_FOUND`), so that a typo does not look like an empty queue.
     - An answer to a write is sent after its commit.
-    - Every error carries a `google.rpc.Status` with an ErrorInfo (domain `lightning_store.v1`); the reasons are named
-      with each call. RESOURCE_EXHAUSTED carries a RetryInfo when, and only when, trying again may help.
-    - A write that was answered or not may be sent again as it was: creates are recognised by the id that the client
-      chose, claims by their `claim_id`, spans by their identity. The same id with another body is ALREADY_EXISTS.
+    - Errors of the store carry a `google.rpc.Status` with an ErrorInfo (domain `lightning_store.v1`) and its reason; those
+      of the transport below it, such as a message above the size limit, carry none. RESOURCE_EXHAUSTED carries a RetryInfo
+      when, and only when, trying again may help.
+    - Reasons that many calls share. INVALID_ARGUMENT: `INVALID_ID`, `INVALID_CONFIG`, `INVALID_LEASE`, `INVALID_STATUS` (an
+      enum's value that this release does not know), `INVALID_TIME`, `INVALID_COUNT`, `PAYLOAD_WITHOUT_CONTENT_TYPE`,
+      `TOO_MANY_IDS` (a list is too long), `INVALID_PAGE`, `PAGE_TOKEN_INVALID`, `PAGE_TOKEN_MISMATCH`, `UNKNOWN_ORDER`,
+      `MALFORMED_REQUEST`. UNIMPLEMENTED: `UNKNOWN_METHOD`. UNAVAILABLE: `SHUTTING_DOWN`, `STORE_CLOSED`.
+      RESOURCE_EXHAUSTED: `STORAGE_FULL`. INTERNAL: `STORAGE_FAILED`, `INTERNAL`; the server's log says more.
+    - A write whose answer was lost may be sent again as it was where the store can tell: creates by the id that the client
+      chose, claims by their `claim_id`, spans by their identity. The same id with another body is ALREADY_EXISTS. Reports
+      (UpdateAttempt by attempt id, UpdateWorker), ReleaseAttempts, deletions by id and ReserveSpanSequenceIds do no harm
+      when repeated. Not to be repeated blindly: creates without an id, spans without identity, UpdateAttempt of `latest`,
+      UpdateRollout to QUEUING or REQUEUING, UpdateResources without `expected_version`, DeleteRollouts by status and
+      DeleteExperiment.
     - Ids are 1 to 200 characters, printable, without spaces and slashes; others are INVALID_ARGUMENT (`INVALID_ID`).
     """
 
@@ -268,7 +303,8 @@ class RolloutServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[lightning_store.v1.rollout_service_pb2.DequeueRolloutsResponse, collections.abc.Awaitable[lightning_store.v1.rollout_service_pb2.DequeueRolloutsResponse]]:
         """Claims rollouts from the head of the queue and creates an attempt for each, in one transaction. With `wait` the
-        call is held until work arrives. A caller that went away claims nothing.
+        call is held until work arrives. A caller that is known to have gone claims nothing; what an answer claimed that never
+        arrived is returned to the call with the same `claim_id`, or comes back when its lease runs out.
         """
 
     @abc.abstractmethod

@@ -31,7 +31,7 @@ class StoreServiceStub:
         lightning_store.v1.store_service_pb2.GetStatisticsRequest,
         lightning_store.v1.store_service_pb2.GetStatisticsResponse,
     ]
-    """Returns the totals of the experiment, from counters."""
+    """Returns the totals of the experiment."""
 
     ListExperiments: grpc.UnaryUnaryMultiCallable[
         lightning_store.v1.store_service_pb2.ListExperimentsRequest,
@@ -61,7 +61,7 @@ class StoreServiceAsyncStub:
         lightning_store.v1.store_service_pb2.GetStatisticsRequest,
         lightning_store.v1.store_service_pb2.GetStatisticsResponse,
     ]
-    """Returns the totals of the experiment, from counters."""
+    """Returns the totals of the experiment."""
 
     ListExperiments: grpc.aio.UnaryUnaryMultiCallable[
         lightning_store.v1.store_service_pb2.ListExperimentsRequest,
@@ -95,7 +95,7 @@ class StoreServiceServicer(metaclass=abc.ABCMeta):
         request: lightning_store.v1.store_service_pb2.GetStatisticsRequest,
         context: _ServicerContext,
     ) -> typing.Union[lightning_store.v1.store_service_pb2.GetStatisticsResponse, collections.abc.Awaitable[lightning_store.v1.store_service_pb2.GetStatisticsResponse]]:
-        """Returns the totals of the experiment, from counters."""
+        """Returns the totals of the experiment."""
 
     @abc.abstractmethod
     def ListExperiments(

@@ -1,0 +1,32 @@
+"""A store server that dies right after a commit, before anybody is answered, once a file appears.
+
+Run as `dying_server.py FILE`, followed by the options of the server.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from agentlightning.store.engine.engine import Engine
+from agentlightning.store.opening import open_engine
+from agentlightning.store_grpc import __main__ as command
+
+
+def open_dying(url: str) -> Engine:
+    """Open a store whose commits may be the last act of this process."""
+    engine = open_engine(url)
+    engine.storage.on_commit(lambda _: die() if TRIGGER.exists() else None)
+    return engine
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    TRIGGER = Path(sys.argv.pop(1))
+    command.open_engine = open_dying
+    sys.exit(command.main())
