@@ -87,6 +87,7 @@ class Attempt:
     beat: int
     lease: int | None
     worker: str
+    prior: int
     status: int = AT_PREPARING
     kind: int = NO_KIND
     charged: bool = True
@@ -138,7 +139,7 @@ class Model:
 
     def begin(self, rollout: Rollout, message: v1.Attempt, lease: int | None, worker: str) -> None:
         number = 1 + (rollout.latest.number if rollout.latest else 0)
-        attempt = Attempt(message, number, self.next(), self.now, self.now, lease, worker)
+        attempt = Attempt(message, number, self.next(), self.now, self.now, lease, worker, rollout.status)
         rollout.attempts.append(attempt)
         self.move(rollout, PREPARING)
 
@@ -169,16 +170,15 @@ class Model:
             attempt.kind = kind or own.get(status, NO_KIND)
         if attempt is not rollout.latest or rollout.status in FINISHED:
             return
-        if status == AT_PREPARING:
-            follows = PREPARING
-        elif status == AT_RUNNING:
-            follows = RUNNING
-        elif status == AT_SUCCEEDED:
-            follows = SUCCEEDED
-        else:
-            follows = REQUEUING if free or self.retries(rollout, attempt) else FAILED
+        follows = self.follows(rollout, attempt, free=free)
         if follows != rollout.status:
             self.move(rollout, follows, keep_place=free)
+
+    def follows(self, rollout: Rollout, attempt: Attempt, *, free: bool) -> int:
+        good = {AT_PREPARING: PREPARING, AT_RUNNING: RUNNING, AT_SUCCEEDED: SUCCEEDED}
+        if attempt.status in good:
+            return good[attempt.status]
+        return REQUEUING if free or self.retries(rollout, attempt) else FAILED
 
     def retries(self, rollout: Rollout, attempt: Attempt) -> bool:
         if attempt.kind in rollout.budgets:
@@ -192,9 +192,16 @@ class Model:
             return False
         was_latest = attempt is rollout.latest
         rollout.attempts.remove(attempt)
-        if was_latest and rollout.status not in FINISHED:
-            self.move(rollout, REQUEUING if rollout.attempts else QUEUING, keep_place=True)
+        if was_latest and rollout.status == PREPARING:
+            self.move(rollout, self.before(rollout, attempt), keep_place=True)
         return True
+
+    def before(self, rollout: Rollout, attempt: Attempt) -> int:
+        if attempt.prior in QUEUED | FINISHED:
+            return attempt.prior
+        if rollout.latest is None:
+            return QUEUING
+        return self.follows(rollout, rollout.latest, free=False)
 
     def expiry(self, rollout: Rollout, attempt: Attempt) -> int | None:
         if attempt.status not in LIVE:
@@ -326,7 +333,7 @@ class Histories(RuleBasedStateMachine):
     @precondition(has_room)
     @rule(limits=CONFIGS, lease=LEASES, worker=WORKERS)
     def start(self, limits: dict[str, object], lease: int | None, worker: str) -> None:
-        rollout, wanted = self.create(limits, PREPARING)
+        rollout, wanted = self.create(limits, QUEUING)
         message = self.do(start(self.engine, rollout.name, lease=lease, worker_id=worker, config=wanted))
         self.model.begin(rollout, message, lease and lease * SECOND, worker)
 

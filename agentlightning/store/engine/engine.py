@@ -189,7 +189,7 @@ class Engine:
             while True:
                 response, _ = await self._claim(context, request, experiment)
                 left = end - loop.time()
-                if response.claims or response.draining or left <= 0:
+                if response.claims or response.draining or left <= 0 or not context.is_present():
                     has_turn = has_turn and not response.claims
                     return response
                 has_turn = bool(await subscription.wait(left))

@@ -116,7 +116,7 @@ def remove_attempt(scope: Scope, rollout: RolloutRow, attempt: AttemptRow) -> No
     if attempt.key == rollout.last_attempt:
         before = scope.tx.last_attempt(rollout.key)
         is_untouched = rollout.status == v1.ROLLOUT_STATUS_PREPARING
-        status = attempt.prior_status if is_untouched else rollout.status
+        status = _prior_status(scope, rollout, attempt, before) if is_untouched else rollout.status
         move_rollout(
             scope,
             rollout,
@@ -128,6 +128,25 @@ def remove_attempt(scope: Scope, rollout: RolloutRow, attempt: AttemptRow) -> No
         if is_untouched and attempt.prior_end_time is not None:
             scope.tx.update_rollout(rollout, end_time=attempt.prior_end_time)
     settle_worker(scope, attempt.worker_id, v1.WORKER_STATUS_IDLE)
+
+
+def _prior_status(scope: Scope, rollout: RolloutRow, attempt: AttemptRow, before: AttemptRow | None) -> int:
+    """Return what a rollout was before an attempt, or would be by now had that attempt never been.
+
+    Args:
+        scope: Where.
+        rollout: The rollout.
+        attempt: Its attempt that has been removed.
+        before: The attempt before that, if there is one.
+    """
+    if attempt.prior_status in QUEUED or attempt.prior_status in FINISHED:
+        return attempt.prior_status
+    if before is None:  # it was handed back too
+        return v1.ROLLOUT_STATUS_QUEUING
+    config = v1.RolloutConfig.FromString(rollout.config)
+    past = [_past(row) for row in scope.tx.attempts(rollout.key)]
+    failure = v1.Attempt.FromString(before.details).failure
+    return rollout_after(before.status, failure, config, past)  # type: ignore[arg-type]
 
 
 def sign_of_life(
