@@ -92,15 +92,22 @@ async def enqueue(api: StoreApi, *rollout_ids: str, experiment: str = "default",
 
 
 async def start(
-    api: StoreApi, rollout_id: str, *, worker_id: str = "", lease: float | None = None, **fields: Any
+    api: StoreApi,
+    rollout_id: str,
+    *,
+    attempt_id: str = "",
+    worker_id: str = "",
+    lease: float | None = None,
+    **fields: Any,
 ) -> v1.Attempt:
     """Create a rollout that is claimed at once, and return its attempt."""
     request = v1.StartRolloutRequest(
         rollout=v1.NewRollout(rollout_id=rollout_id, **fields),
+        attempt_id=attempt_id,
         worker_id=worker_id,
         lease=None if lease is None else seconds(lease),
     )
-    return (await api.start_rollout(HERE, request)).rollout.latest_attempt
+    return (await api.start_rollout(HERE, request)).attempt
 
 
 async def dequeue(
@@ -195,7 +202,7 @@ async def start_attempt(
     request = v1.StartAttemptRequest(
         rollout_id=rollout_id, attempt_id=attempt_id, lease=None if lease is None else seconds(lease), **fields
     )
-    return (await api.start_attempt(HERE, request)).rollout.latest_attempt
+    return (await api.start_attempt(HERE, request)).attempt
 
 
 async def report(

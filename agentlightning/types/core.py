@@ -91,7 +91,8 @@ FailureKind = Literal["agent_error", "infrastructure", "timeout", "lease_lost", 
 
 `agent_error`: the agent's own code raised or returned nonsense. `infrastructure`: what it ran on failed.
 `timeout`: it took longer than the rollout allows. `lease_lost`: its runner went silent. `cancelled`: its runner
-stopped it, because it was told to or was itself stopped. `missing_resources`: the resources that it needs were never published.
+stopped it, because it was told to or was itself stopped. `missing_resources`: the resources that it needs were never
+published.
 """
 
 

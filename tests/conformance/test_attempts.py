@@ -112,6 +112,13 @@ class TestReporting:
         await fail(api, attempt)
         assert (await report(api, attempt, AT_RUNNING)).late_report.status == AT_RUNNING
 
+    async def test_of_an_ended_attempt_only_the_notes_may_be_changed(self, api: StoreApi) -> None:
+        attempt = await start(api, "r1", worker_id="w1")
+        ended = await report(api, attempt, AT_SUCCEEDED)
+        after = await report(api, attempt, metadata=payload({"seen": True}), worker_id="w2")
+        ended.metadata.CopyFrom(payload({"seen": True}))
+        assert after == ended
+
     async def test_the_same_report_sent_again_changes_nothing(self, api: StoreApi, clock: FakeClock) -> None:
         attempt = await start(api, "r1")
         first = await report(api, attempt, AT_SUCCEEDED)

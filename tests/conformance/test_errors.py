@@ -119,6 +119,26 @@ async def test_other_content_types_are_kept_without_being_looked_at(api: StoreAp
     assert (await get(api, "r1")).input == given
 
 
+async def test_values_that_this_release_does_not_know_are_refused(api: StoreApi) -> None:
+    """Goes wrong when a value is stored that a reader cannot read back."""
+    await enqueue(api, "r1")
+    odd_mode = v1.NewRollout.FromString(bytes([3 << 3, 99]))
+    retry_on_unknown = v1.RolloutConfig.FromString(bytes([4 << 3 | 2, 1, 99]))
+    budget_of_unknown = v1.RolloutConfig(retry_budgets=[v1.RetryBudget.FromString(bytes([1 << 3, 99]))])
+    for request in (
+        v1.EnqueueRolloutsRequest(rollouts=[odd_mode]),
+        v1.EnqueueRolloutsRequest(rollouts=[v1.NewRollout(config=retry_on_unknown)]),
+        v1.EnqueueRolloutsRequest(rollouts=[v1.NewRollout(config=budget_of_unknown)]),
+    ):
+        with refused(InvalidArgument, "INVALID_STATUS"):
+            await api.enqueue_rollouts(HERE, request)
+    odd_update = v1.UpdateRolloutRequest(rollout_id="r1")
+    odd_update.MergeFrom(v1.UpdateRolloutRequest.FromString(bytes([3 << 3, 99])))
+    with refused(InvalidArgument, "INVALID_STATUS"):
+        await api.update_rollout(HERE, odd_update)
+    assert await ids(api) == ["r1"]
+
+
 async def test_an_error_tells_what_and_where(api: StoreApi) -> None:
     with pytest.raises(StoreError) as caught:
         await get(api, "r1")

@@ -168,6 +168,15 @@ class TestMakingAndUnmaking:
         assert (totals.total_workers, totals.total_resources, totals.total_span_bytes) == (0, 0, 0)
         assert rollout.rollout_id == again.rollout_id
 
+    async def test_the_default_experiment_is_always_there(self, api: StoreApi) -> None:
+        await enqueue(api, "r1")
+        await drop(api, "default")
+        assert await names(api) == ["default"]
+        assert await ids(api) == []
+        await beat(api, "w1")
+        await enqueue(api, "r1", input=payload("another body"))
+        assert await ids(api) == ["r1"]
+
     async def test_an_unknown_experiment_cannot_be_deleted(self, api: StoreApi) -> None:
         with refused(NotFound, "EXPERIMENT_NOT_FOUND"):
             await drop(api, "typo")

@@ -103,6 +103,28 @@ class TestRollouts:
             await start(api, "r1")
         assert await queue(api) == ["r1"]
 
+    async def test_enqueuing_what_was_started_is_refused(self, api: StoreApi) -> None:
+        await start(api, "r1")
+        with refused(AlreadyExists, "ROLLOUT_EXISTS"):
+            await enqueue(api, "r1")
+
+    async def test_the_id_of_the_first_attempt_may_be_chosen(self, api: StoreApi) -> None:
+        attempt = await start(api, "r1", attempt_id="at-mine")
+        assert attempt.attempt_id == "at-mine"
+        assert await start(api, "r1", attempt_id="at-mine") == attempt
+        with refused(AlreadyExists, "ROLLOUT_EXISTS"):
+            await start(api, "r1", attempt_id="at-other")
+        with refused(InvalidArgument, "INVALID_ID"):
+            await start(api, "r2", attempt_id="latest")
+
+    async def test_a_repeated_start_that_was_superseded_returns_its_own_attempt(self, api: StoreApi) -> None:
+        first = await start(api, "r1")
+        second = await start_attempt(api, "r1")
+        request = v1.StartRolloutRequest(rollout=v1.NewRollout(rollout_id="r1"))
+        again = await api.start_rollout(HERE, request)
+        assert again.attempt == first
+        assert again.rollout.latest_attempt == second
+
     async def test_a_hundred_repeats_at_once_make_one_rollout(self, api: StoreApi) -> None:
         await asyncio.gather(*[enqueue(api, "r1", input=payload(1)) for _ in range(100)])
         assert await queue(api) == ["r1"]

@@ -183,6 +183,22 @@ async def test_without_a_bound_nothing_is_dropped(variant: Variant) -> None:
         assert (totals.total_spans, totals.evicted_spans, totals.eviction_threshold_bytes) == (4, 0, 0)
 
 
+async def test_a_memory_store_without_room_drops_old_spans_before_it_refuses(variant: Variant) -> None:
+    """Goes wrong when inputs and indexes fill the store before its spans alone do: nothing is dropped, all is refused."""
+    if variant.kind != "memory":
+        pytest.skip("the bound on the whole database is that of the memory storage")
+    async with variant.open(span_bound=SpanBound(1 << 30, 1 << 29), max_bytes=1 << 20) as opened:
+        api = opened.api
+        for number in range(5):
+            await run(api, f"old{number}", 100_000)
+        for number in range(8):
+            await enqueue(api, f"r{number}", input=payload("x" * 90_000))
+        assert await counts(api, "old0") == (0, 1)
+        totals = await statistics(api)
+        assert totals.total_rollouts == 13
+        assert totals.evicted_spans == 5 - totals.total_spans > 0
+
+
 async def test_a_memory_store_that_has_no_room_left_refuses_and_lives_on(variant: Variant) -> None:
     """Goes wrong when a store in memory grows until the machine ends it, or breaks when its bound is reached."""
     if variant.kind != "memory":

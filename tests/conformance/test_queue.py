@@ -9,6 +9,7 @@ from calls import (
     AT_RUNNING,
     AT_SUCCEEDED,
     CANCELLED,
+    FAILED,
     HERE,
     PREPARING,
     QUEUING,
@@ -75,6 +76,14 @@ class TestClaiming:
         assert claimed_ids(await dequeue(api, -1)) == []
         assert claimed_ids(await dequeue(api, 2)) == ["r1", "r2"]
         assert claimed_ids(await dequeue(api, 2)) == ["r3"]
+
+    async def test_a_claim_is_bounded_by_bytes(self, api: StoreApi) -> None:
+        """Goes wrong when an answer of many large inputs is larger than any message may be."""
+        for number in range(5):
+            await enqueue(api, f"r{number}", input=payload("x" * 1_000_000))
+        first = claimed_ids(await dequeue(api, 5))
+        assert 1 <= len(first) < 5
+        assert len(first) + len(claimed_ids(await dequeue(api, 5))) == 5
 
     async def test_a_retry_goes_to_the_tail(self, api: StoreApi) -> None:
         await enqueue(api, "r1", "r2", config=config(max_attempts=2, retry_on=[AT_FAILED]))
@@ -214,6 +223,41 @@ class TestReleasing:
         assert await status_of(api, "r1") == PREPARING
         assert await attempts(api, "r1") == [second]
         assert await queue(api) == []
+
+    async def test_a_finished_rollout_whose_new_attempt_is_handed_back_is_finished_as_before(
+        self, api: StoreApi, clock: FakeClock
+    ) -> None:
+        attempt = await start(api, "r1")
+        await report(api, attempt, AT_SUCCEEDED)
+        before = await get(api, "r1")
+        clock.advance(5)
+        await release(api, await start_attempt(api, "r1"))
+        assert await get(api, "r1") == before
+        assert await queue(api) == []
+
+    @pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["first first", "second first"])
+    async def test_a_rollout_whose_attempts_are_all_handed_back_is_queued(
+        self, api: StoreApi, order: tuple[int, int]
+    ) -> None:
+        """Goes wrong when it is put back to what it was under an attempt that is gone: it waits for nobody, for ever."""
+        both = [await start(api, "r1"), await start_attempt(api, "r1")]
+        for position in order:
+            await release(api, both[position])
+        assert await attempts(api, "r1") == []
+        assert await queue(api) == ["r1"]
+
+    @pytest.mark.parametrize("most", [1, 9])
+    async def test_a_failure_that_came_meanwhile_counts_once_the_newer_attempt_is_handed_back(
+        self, api: StoreApi, most: int
+    ) -> None:
+        """Goes wrong when the rollout is put back to running although its attempt has failed: nothing ever ends it."""
+        first = await start(api, "r1", config=config(max_attempts=most, retry_on=[AT_FAILED]))
+        second = await start_attempt(api, "r1")
+        await fail(api, first)
+        assert await status_of(api, "r1") == PREPARING
+        await release(api, second)
+        assert await status_of(api, "r1") == (REQUEUING if most > 1 else FAILED)
+        assert await queue(api) == (["r1"] if most > 1 else [])
 
     async def test_what_was_called_off_is_not_queued_by_a_release(self, api: StoreApi) -> None:
         attempt = await start(api, "r1")

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from calls import HERE
+from calls import HERE, QUEUING
 
 from agentlightning.store.api import CallContext
 from agentlightning.store.engine.engine import Engine
@@ -103,7 +103,7 @@ async def test_what_is_handed_back_leaves_the_rollout_as_it_was(
     await release(engine, started.attempt)
 
     assert await get(engine, "r1") == before
-    assert len(await claim(engine)) == (1 if status == v1.ROLLOUT_STATUS_QUEUING else 0)
+    assert len(await claim(engine)) == (1 if status == QUEUING else 0)
 
 
 async def test_handing_back_a_second_attempt_leaves_the_first_alone_at_work(engine: Engine) -> None:

@@ -9,7 +9,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from calls import HERE, claimed_ids, context, dequeue, enqueue, get, ids, named, prompt, queue
+from calls import (
+    HERE,
+    claimed_ids,
+    context,
+    delete,
+    dequeue,
+    enqueue,
+    get,
+    ids,
+    named,
+    prompt,
+    queue,
+    span,
+    spans,
+    start,
+)
 
 from agentlightning.store.engine import resources, rollouts
 from agentlightning.store.engine.engine import Engine
@@ -203,3 +218,26 @@ async def test_change_numbers_are_unique_and_rise_in_each_experiment(engine: Eng
         )
     assert [number for name, number in seen if name == "default"] == [1, 2, 3, 4, 5]
     assert [number for name, number in seen if name == "other"] == [1, 3, 5, 7, 9]
+
+
+async def test_resources_and_scopes_go_with_the_last_span_that_came_from_them(engine: Engine, storage: Storage) -> None:
+    """Goes wrong when every run leaves its resource attributes behind for ever: the store grows with all that ever was."""
+
+    async def run(name: str, *services: str) -> None:
+        attempt = await start(engine, name)
+        for service in services:
+            group = v1.ResourceSpans(scope_spans=[v1.ScopeSpans(spans=[span(attempt), span(attempt)])])
+            group.resource.attributes.add(key="service.name").value.string_value = service
+            await engine.add_spans(HERE, v1.AddSpansRequest(resource_spans=[group]))
+
+    def sources(tx: Tx) -> int:
+        return int(tx._execute("SELECT COUNT(*) FROM sources").fetchone()[0])  # noqa: SLF001
+
+    await run("r1", "a", "b")
+    await run("r2", "b", "c")
+    assert await storage.read(sources) == 3
+    await delete(engine, "r1")
+    assert await storage.read(sources) == 2
+    assert len(await spans(engine, "r2")) == 4
+    await delete(engine, "r2")
+    assert await storage.read(sources) == 0

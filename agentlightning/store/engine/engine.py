@@ -344,4 +344,4 @@ class Engine:
     async def delete_experiment(
         self, context: CallContext, request: v1.DeleteExperimentRequest
     ) -> v1.DeleteExperimentResponse:
-        return await self.storage.run(lambda tx: experiments.delete(tx, request))
+        return await self.storage.run(lambda tx: experiments.delete(tx, request, self._clock.now()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agentlightning.store.api import DEFAULT_EXPERIMENT
 from agentlightning.store.engine import messages
 from agentlightning.store.engine.paging import collect, start_query
 from agentlightning.store.engine.scope import Scope
@@ -82,9 +83,11 @@ def list_experiments(tx: Tx, request: v1.ListExperimentsRequest) -> v1.ListExper
     return v1.ListExperimentsResponse(experiments=found, page_info=page_info)
 
 
-def delete(tx: Tx, request: v1.DeleteExperimentRequest) -> v1.DeleteExperimentResponse:
-    """Delete an experiment with everything in it."""
+def delete(tx: Tx, request: v1.DeleteExperimentRequest, now: int) -> v1.DeleteExperimentResponse:
+    """Delete an experiment with everything in it; the default one is there again at once, empty."""
     row = existing(tx, request.name)
     tx.delete_experiment(row)
+    if row.name == DEFAULT_EXPERIMENT:
+        ensure(tx, row.name, now)
     tx.signals.append(Signal("experiment", row.key, value=EVERYBODY))
     return v1.DeleteExperimentResponse()
