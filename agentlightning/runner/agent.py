@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
+from agentlightning.codec.errors import CodecError
 from agentlightning.litagent.litagent import LitAgent
 from agentlightning.runner.attempt import AttemptRun
 from agentlightning.runner.base import Runner
@@ -289,6 +290,9 @@ class LitAgentRunner(Runner[T]):
                 )
                 await asyncio.sleep(pause * random.uniform(0.8, 1.2))
                 pause = min(2 * pause, 15.0)
+                continue
+            except CodecError as error:  # the store has been told; the next rollout may be one that can be read
+                logger.error("%s got a rollout that it cannot read: %s", self.get_worker_id(), error)
                 continue
             self._draining = self._draining or claimed.draining
             resources.take(claimed.resources)

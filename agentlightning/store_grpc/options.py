@@ -6,6 +6,8 @@ import argparse
 import os
 from collections.abc import Sequence
 
+from agentlightning.store.api import MAX_MESSAGE_BYTES
+
 ENV_PREFIX = "AGL_STORE_"
 """What the names of the environment variables begin with; the rest is the option's name in capitals."""
 
@@ -41,7 +43,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         const=True,
         help="listen on an address that others can reach, without TLS and without asking who calls",
     )
-    _add(parser, "--max-message-bytes", default=str(64 << 20), type=_bytes, help="largest message to accept")
+    _add(parser, "--max-message-bytes", default=str(MAX_MESSAGE_BYTES), type=_bytes, help="largest message to accept")
     _add(parser, "--grace", default="5", type=_seconds, help="seconds that calls may take to finish at the end")
     _add(
         parser,

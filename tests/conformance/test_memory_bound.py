@@ -184,7 +184,7 @@ async def test_without_a_bound_nothing_is_dropped(variant: Variant) -> None:
 
 
 async def test_a_memory_store_without_room_drops_old_spans_before_it_refuses(variant: Variant) -> None:
-    """Goes wrong when inputs and indexes fill the store before its spans alone do: nothing is dropped, all is refused."""
+    """Goes wrong when inputs and indexes fill the store before its spans alone do: all is refused then."""
     if variant.kind != "memory":
         pytest.skip("the bound on the whole database is that of the memory storage")
     async with variant.open(span_bound=SpanBound(1 << 30, 1 << 29), max_bytes=1 << 20) as opened:

@@ -28,6 +28,7 @@ from calls import (
     get,
     key_of,
     list_spans,
+    payload,
     prompt,
     publish,
     queue,
@@ -239,7 +240,7 @@ class TestReleasing:
     async def test_a_rollout_whose_attempts_are_all_handed_back_is_queued(
         self, api: StoreApi, order: tuple[int, int]
     ) -> None:
-        """Goes wrong when it is put back to what it was under an attempt that is gone: it waits for nobody, for ever."""
+        """Goes wrong when it is put back to what it was under an attempt that is gone: nobody ever moves it."""
         both = [await start(api, "r1"), await start_attempt(api, "r1")]
         for position in order:
             await release(api, both[position])

@@ -221,7 +221,7 @@ async def test_change_numbers_are_unique_and_rise_in_each_experiment(engine: Eng
 
 
 async def test_resources_and_scopes_go_with_the_last_span_that_came_from_them(engine: Engine, storage: Storage) -> None:
-    """Goes wrong when every run leaves its resource attributes behind for ever: the store grows with all that ever was."""
+    """Goes wrong when every run leaves its resource attributes behind for ever: nothing ever shrinks."""
 
     async def run(name: str, *services: str) -> None:
         attempt = await start(engine, name)

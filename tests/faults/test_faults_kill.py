@@ -24,7 +24,7 @@ from store_process import StoreProcess, environment
 from lightning_store import v1
 
 CLIENTS = 3
-BATCHES = 80
+BATCHES = 60
 KILLS = 4
 
 
@@ -82,7 +82,7 @@ def test_nothing_is_lost_and_nothing_is_there_twice(server: StoreProcess, path: 
     clients = Clients(server.address, seed)
     try:
         for number in range(KILLS):
-            time.sleep(chance.uniform(0.8, 2.0))
+            time.sleep(chance.uniform(0.8, 1.8))
             if number == 2:
                 server.signal(signal.SIGTERM)
                 assert server.wait() == 0

@@ -56,7 +56,6 @@ def forked_before_use(address: str) -> None:
 def forked_after_use(address: str) -> None:
     use(address)
     run_child("fork", address)
-    use(address)
 
 
 def spawned_after_use(address: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agentlightning.store.api import LATEST
 from agentlightning.store.engine import messages
 from agentlightning.store.engine.paging import collect, start_query
 from agentlightning.store.engine.rollouts import current, existing
@@ -16,7 +17,6 @@ from agentlightning.store.engine.transitions import (
     sign_of_life,
 )
 from agentlightning.store.engine.validation import (
-    LATEST,
     check_attempt_id,
     check_count,
     check_id,

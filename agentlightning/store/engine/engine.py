@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from google.protobuf.message import Message
 
-from agentlightning.store.api import DEFAULT_EXPERIMENT, LONGEST_POLL, CallContext
+from agentlightning.store.api import DEFAULT_EXPERIMENT, LONGEST_POLL, MAX_MESSAGE_BYTES, CallContext
 from agentlightning.store.engine import attempts, experiments, messages, resources, rollouts, spans, streams, workers
 from agentlightning.store.engine.clock import Clock
 from agentlightning.store.engine.scope import Scope, SpanBound
@@ -27,9 +27,6 @@ from lightning_store import v1
 
 Q = TypeVar("Q", bound=Message)
 A = TypeVar("A")
-
-MAX_MESSAGE_BYTES = 64 << 20
-"""Largest message that a server accepts unless told otherwise."""
 
 _WATCHED_AT_ONCE = 200
 

@@ -6,13 +6,14 @@ import logging
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from agentlightning.store.api import LATEST
 from agentlightning.store.engine import attempts as attempt_rules
 from agentlightning.store.engine import messages
 from agentlightning.store.engine.paging import MOST_BYTES, Sizes, start_query, take
 from agentlightning.store.engine.rollouts import existing
 from agentlightning.store.engine.scope import Scope, SpanBound
 from agentlightning.store.engine.transitions import sign_of_life
-from agentlightning.store.engine.validation import LATEST, check_payload
+from agentlightning.store.engine.validation import check_payload
 from agentlightning.store.errors import InvalidArgument, ResourceExhausted
 from agentlightning.store.statuses import FINISHED
 from agentlightning.store.storage.rows import AttemptRow, RolloutRow, SpanRow

@@ -6,12 +6,10 @@ from collections.abc import Iterable
 
 from google.protobuf.message import Message
 
+from agentlightning.store.api import LATEST
 from agentlightning.store.engine.messages import END_OF_TIME, SECOND, duration_ns, timestamp_ns
 from agentlightning.store.errors import InvalidArgument
 from lightning_store import v1
-
-LATEST = "latest"
-"""Stands for the attempt with the highest number."""
 
 MOST_IDS = 10_000
 """Most ids that a filter or a wait may name."""

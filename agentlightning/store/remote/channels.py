@@ -33,12 +33,14 @@ class _PollerNoise(logging.Filter):
     """Drops what asyncio logs when several event loops of a process use gRPC at once.
 
     They share one socket that tells of finished calls; the loop that comes second to read it finds it empty, which is
-    no fault. Older releases of grpcio (seen with 1.71 and 1.76, gone with 1.82) let the BlockingIOError out.
+    no fault. Older releases of grpcio (seen with 1.71 and 1.76, gone with 1.82) let the BlockingIOError out. And the
+    loop that reads may find a cancelled call of a loop that has ended since, which nobody waits for any more.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        return not (isinstance(error, BlockingIOError) and "PollerCompletionQueue" in record.getMessage())
+        harmless = isinstance(error, BlockingIOError) or str(error) == "Event loop is closed"
+        return not (harmless and "PollerCompletionQueue" in record.getMessage())
 
 
 logging.getLogger("asyncio").addFilter(_PollerNoise())
