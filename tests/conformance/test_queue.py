@@ -112,9 +112,13 @@ class TestClaiming:
         await update(api, "running", status=RUNNING)
         assert claimed_ids(await dequeue(api, 10)) == ["left"]
 
-    async def test_a_span_takes_its_rollout_out_of_the_queue(self, api: StoreApi) -> None:
+    @pytest.mark.parametrize("status", [v1.ATTEMPT_STATUS_PREPARING, AT_RUNNING], ids=v1.AttemptStatus.Name)
+    async def test_a_span_takes_its_rollout_out_of_the_queue(
+        self, api: StoreApi, status: v1.AttemptStatus.ValueType
+    ) -> None:
         """Goes wrong when a span leaves the rollout queued: it is handed out while it runs."""
         attempt = await start(api, "r1")
+        await report(api, attempt, status)
         await update(api, "r1", status=QUEUING)
         await add_spans(api, span(attempt))
         assert await status_of(api, "r1") == RUNNING

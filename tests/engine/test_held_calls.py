@@ -117,6 +117,20 @@ async def test_a_caller_that_has_gone_is_not_asked_again(store: OpenStore) -> No
     assert await queue(store.api) == ["r1"]
 
 
+async def test_a_caller_that_was_found_gone_passes_its_turn_on(store: OpenStore) -> None:
+    present = True
+    request = v1.DequeueRolloutsRequest(limit=1)
+    request.wait.FromMilliseconds(300)
+    gone = asyncio.create_task(store.engine.dequeue_rollouts(CallContext(is_present=lambda: present), request))
+    await store.until_waiting()
+    staying = asyncio.create_task(dequeue(store.api, wait=30))
+    await store.until_waiting(2)
+    present = False
+    await enqueue(store.api, "r1")
+    assert claimed_ids(await asyncio.wait_for(staying, 5)) == ["r1"]
+    assert claimed_ids(await gone) == []
+
+
 async def test_a_repeated_claim_keeps_what_the_cancelled_one_took(quick_folder: Path) -> None:
     """Goes wrong when the first call, cancelled late, takes back what its repeat has already been given."""
     engine = Engine(SqliteStorage(quick_folder / "store.db"), watches=False)
