@@ -623,7 +623,19 @@ class StoreFace(LightningStore):
 async def _before(limit: float, awaitable: Awaitable[Item]) -> Item:
     """Awaits until the time `limit` of the event loop; raises `asyncio.TimeoutError` then."""
     left = limit - asyncio.get_running_loop().time()
-    return await asyncio.wait_for(awaitable, None if left == math.inf else left)
+    if left == math.inf:
+        return await awaitable
+    # Not asyncio.wait_for: before Python 3.12 it swallows a cancellation that comes with the result.
+    task = asyncio.ensure_future(awaitable)
+    try:
+        await asyncio.wait({task}, timeout=max(0.0, left))
+        if not task.done():
+            raise asyncio.TimeoutError
+        return task.result()
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
 
 
 async def _merged(sources: Sequence[AsyncGenerator[Item, None]]) -> AsyncGenerator[Item, None]:

@@ -82,31 +82,33 @@ def test_it_lives_on_after_a_failure(caplog: pytest.LogCaptureFixture, monkeypat
 
 
 def test_it_has_no_thread_before_it_is_needed_and_none_after_it_is_closed() -> None:
+    others = _dogs()
     looker = Looker()
     dog = Watchdog(looker.look)
-    assert not _dogs()
+    assert _dogs() == others
     dog.expect(60)
-    assert _dogs()
+    assert _dogs() > others
     dog.close()
-    assert not _dogs()
+    assert _dogs() == others
     dog.expect(0)
     time.sleep(0.02)
     assert not looker.times
 
 
-def _dogs() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "agentlightning-watchdog"]
+def _dogs() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "agentlightning-watchdog"}
 
 
 async def test_an_engine_that_is_dropped_takes_its_watchdog_along(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agentlightning.store.engine.watchdog._LONGEST_SLEEP", 0.05)
+    others = _dogs()
     engine = Engine(MemoryStorage())
     await start(engine, "r1", config=config(timeout=60))
-    assert _dogs()
+    assert _dogs() > others
     gone = weakref.ref(engine)
     del engine
     gc.collect()
-    await asyncio.to_thread(until, lambda: not _dogs())
+    await asyncio.to_thread(until, lambda: _dogs() <= others)
     assert gone() is None
 
 

@@ -263,3 +263,22 @@ async def test_any_store_can_be_made_safe_for_threads() -> None:
     assert sorted(results) == ["a"] * 5 + ["b"] * 5 + ["ro-1"] * 5
     assert len(slow.threads) == 1
     assert store.capabilities["thread_safe"]
+
+
+async def test_a_cancelled_task_ends_whatever_call_it_is_in(server: LightningStoreServer) -> None:
+    """Goes wrong when a cancellation that comes together with an answer or a connection is swallowed."""
+    client = LightningStoreClient(server.endpoint)
+    await client.update_worker("w")
+
+    async def work() -> None:
+        while True:
+            await client.update_resources("mine", {})  # sent once, after a wait for the connection
+            await client.wait_for_rollouts(rollout_ids=["none"], timeout=1)
+
+    for number in range(30):
+        working = asyncio.create_task(work())
+        await asyncio.sleep(0.003 + number * 0.0003)
+        working.cancel()
+        done, _ = await asyncio.wait({working}, timeout=5)
+        assert done, "it goes on"
+    await client.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -91,10 +90,16 @@ class Remote:
 
     async def _connect(self) -> None:
         """Wait for a connection as long as there is hope for one: until there is one, nothing was sent."""
-        patience = self.retries.patience(was_connected=self.was_connected)
-        # Without one, the call itself says why.
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._channels.get().channel.channel_ready(), patience)
+        channel = self._channels.get().channel
+        if channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
+            return
+        # Not asyncio.wait_for: before Python 3.12 it swallows a cancellation that comes with the connection.
+        ready = asyncio.ensure_future(channel.channel_ready())
+        try:
+            # Without a connection, the call itself says why.
+            await asyncio.wait({ready}, timeout=self.retries.patience(was_connected=self.was_connected))
+        finally:
+            ready.cancel()
 
     def _callable(self, method: Method) -> Any:
         here = self._channels.get()
