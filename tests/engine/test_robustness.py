@@ -227,16 +227,20 @@ async def test_where_spans_came_from_is_forgotten_with_the_last_of_them(engine: 
         attempt = (await engine.start_rollout(HERE, request)).attempt
         place = v1.KeyValue(key="rollout", value=v1.AnyValue(string_value=f"r{number}"))
         span = v1.Span(rollout_id=f"r{number}", attempt_id=attempt.attempt_id)
+        twin = v1.Span(trace_id=b"t" * 16, span_id=b"s" * 8, rollout_id=f"r{number}", attempt_id=attempt.attempt_id)
         group = v1.ResourceSpans(
             resource=v1.SpanResource(attributes=[place]), scope_spans=[v1.ScopeSpans(spans=[span, span])]
         )
         await engine.add_spans(HERE, v1.AddSpansRequest(resource_spans=[group]))
+    nothing_new = v1.ResourceSpans(schema_url="other", scope_spans=[v1.ScopeSpans(spans=[twin])])
+    for groups in ([v1.ResourceSpans(scope_spans=[v1.ScopeSpans(spans=[twin])])], [nothing_new]):
+        await engine.add_spans(HERE, v1.AddSpansRequest(resource_spans=groups))
     everything = v1.StringSet(values=[f"r{number}" for number in range(4)])
     await engine.delete_rollouts(HERE, v1.DeleteRolloutsRequest(rollout_id_in=everything))
 
     left = engine.storage.run_blocking(lambda tx: tx._execute("SELECT spans FROM sources").fetchall())  # noqa: SLF001
 
-    assert left == [(2,)]
+    assert left == [(2,), (1,)]
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,7 @@ def add(scope: Scope, request: v1.AddSpansRequest) -> v1.AddSpansResponse:
                 known[arrival.identity] = number
         response.sequence_ids.append(number)
     scope.tx.add_spans(rows)
+    scope.tx.drop_unused_sources({arrival.source for arrival in arrivals} - {row.source for row in rows})
     for rollout in targets.rollouts():
         scope.tx.update_rollout(rollout, span_seq=rollout.span_seq, spans=rollout.spans, span_bytes=rollout.span_bytes)
     for target in targets:

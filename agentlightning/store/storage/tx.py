@@ -124,7 +124,8 @@ def _view(values: Sequence[Any]) -> RolloutView:
 
 
 class Tx:
-    """The rows inside one transaction. Rows that are handed out are copies; `update` writes what it is told.
+    """The rows inside one transaction. Rows that are handed out are not written by being changed: the
+    `update` methods write, and bring the row up to date.
 
     Attributes:
         signals: What to tell those who wait, after the commit.
@@ -398,6 +399,11 @@ class Tx:
         found: bytes = self._execute("SELECT body FROM sources WHERE key = ?", (key,)).fetchone()[0]
         return found
 
+    def drop_unused_sources(self, keys: Iterable[int]) -> None:
+        """Delete those of the resources and scopes that no span came from."""
+        for key in keys:
+            self._execute("DELETE FROM sources WHERE key = ? AND spans <= 0", (key,))
+
     def stored_spans(self, identities: Iterable[SpanIdentity]) -> dict[SpanIdentity, int]:
         """Return the numbers of those of the spans that are stored."""
         by_attempt: dict[int, list[bytes]] = {}
@@ -430,7 +436,7 @@ class Tx:
         self._execute("DELETE FROM spans WHERE rollout = ?", (rollout,))
         for source, count in counts:
             self._execute("UPDATE sources SET spans = spans - ? WHERE key = ?", (count, source))
-            self._execute("DELETE FROM sources WHERE key = ? AND spans <= 0", (source,))
+        self.drop_unused_sources(source for source, _ in counts)
 
     def resources(self, experiment: int, resources_id: str) -> ResourcesRow | None:
         """Return a set of resources."""

@@ -215,8 +215,8 @@ class Attempt(google.protobuf.message.Message):
 
     @property
     def last_heartbeat_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """Time of the last sign of life: a span, a report or a worker heartbeat that lists the attempt. Shown to people;
-        the server's watchdog goes by its own monotonic clock.
+        """Time of the last sign of life: a span, a report, a repeated claim or a worker heartbeat that lists the attempt.
+        Shown to people; the server's watchdog goes by its own monotonic clock.
         """
 
     @property

@@ -82,8 +82,8 @@ class Page(google.protobuf.message.Message):
     a negative one is INVALID_ARGUMENT. A page may end sooner when it reaches 2 MiB; `next_page_token` tells.
     """
     page_token: builtins.str
-    """`next_page_token` of the page before, empty for the first page. All other arguments must be those of the call
-    that gave the token, or the answer is INVALID_ARGUMENT (reason `PAGE_TOKEN_MISMATCH`).
+    """`next_page_token` of the page before, empty for the first page. All other arguments but `page_size` must be those of
+    the call that gave the token, or the answer is INVALID_ARGUMENT (reason `PAGE_TOKEN_MISMATCH`).
     """
     skip: builtins.int
     """Items to leave out before the first page. Ignored when `page_token` is set; negative is INVALID_ARGUMENT."""
