@@ -32,7 +32,7 @@ async def prompt_search(
     names = list(initial_resources)
     evaluation = Evaluation(store, initial_resources)
 
-    print("\nBefore: the first prompt on the held-out tasks. The runners load the model first: half a minute.")
+    print("\nBefore: the first prompt on the held-out tasks. The runners load the model first: some 20 seconds.")
     before = await evaluation.mean_reward(names[0], val_dataset, "val")
 
     print("\nSearch: every prompt on the training tasks.")
