@@ -21,6 +21,16 @@ MAX_MESSAGE_BYTES = 64 << 20
 """Largest message that a server with its default settings accepts, and the largest request that a client sends."""
 
 
+MOST_ITEMS = 1000
+"""Most rollouts or attempts that one call creates, claims, deletes, hands back or holds, and most items of a page."""
+
+MOST_SPANS = 10_000
+"""Most spans of a page."""
+
+MOST_IDS = 10_000
+"""Most ids that a filter or a wait may name."""
+
+
 def _present() -> bool:
     return True
 

@@ -27,7 +27,15 @@ from agentlightning.codec.rollouts import (
 from agentlightning.codec.spans import add_spans_requests, spans_from_messages
 from agentlightning.codec.times import from_duration, to_duration, to_timestamp
 from agentlightning.codec.workers import commanded_worker_from_message, worker_from_message
-from agentlightning.store.api import DEFAULT_EXPERIMENT, LONGEST_POLL, CallContext, StoreApi
+from agentlightning.store.api import (
+    DEFAULT_EXPERIMENT,
+    LONGEST_POLL,
+    MOST_IDS,
+    MOST_ITEMS,
+    MOST_SPANS,
+    CallContext,
+    StoreApi,
+)
 from agentlightning.store.base import UNSET, LightningStore, LightningStoreCapabilities, LightningStoreStatistics, Unset
 from agentlightning.store.errors import (
     AlreadyExists,
@@ -68,9 +76,6 @@ Request = TypeVar("Request")
 Response = TypeVar("Response")
 Item = TypeVar("Item")
 
-_MOST_ITEMS = 1000
-_MOST_SPANS = 10_000
-_MOST_IDS = 10_000
 _BATCH_BYTES = 4_000_000
 # A little less than the server allows leaves the end of the wait to this side.
 _LONGEST_POLL = LONGEST_POLL - 10.0
@@ -185,8 +190,8 @@ class StoreFace(LightningStore):
 
     async def release_attempts(self, attempts: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
         released: list[tuple[str, str]] = []
-        for start in range(0, len(attempts), _MOST_ITEMS):
-            keys = _attempt_keys(attempts[start : start + _MOST_ITEMS])
+        for start in range(0, len(attempts), MOST_ITEMS):
+            keys = _attempt_keys(attempts[start : start + MOST_ITEMS])
             response = await self._call(self._api.release_attempts, v1.ReleaseAttemptsRequest(attempts=keys))
             released.extend([(key.rollout_id, key.attempt_id) for key in response.released])
         return released
@@ -256,7 +261,7 @@ class StoreFace(LightningStore):
             response = await self._call(self._api.list_rollouts, request)
             return [_decoded(rollout_from_message, rollout) for rollout in response.rollouts], response.page_info
 
-        return await _collect(ask, _MOST_ITEMS, sort_by, sort_order, limit, offset)
+        return await _collect(ask, MOST_ITEMS, sort_by, sort_order, limit, offset)
 
     async def query_attempts(
         self,
@@ -272,7 +277,7 @@ class StoreFace(LightningStore):
             response = await self._call(self._api.list_attempts, request)
             return [_decoded(attempt_from_message, attempt) for attempt in response.attempts], response.page_info
 
-        return await _collect(ask, _MOST_ITEMS, sort_by, sort_order, limit, offset)
+        return await _collect(ask, MOST_ITEMS, sort_by, sort_order, limit, offset)
 
     async def get_rollout_by_id(self, rollout_id: str) -> Rollout | None:
         response = await self._find(self._api.get_rollout, v1.GetRolloutRequest(rollout_id=rollout_id))
@@ -299,7 +304,7 @@ class StoreFace(LightningStore):
             response = await self._call(self._api.list_resources, request)
             return [resources_from_message(resources) for resources in response.resources], response.page_info
 
-        return await _collect(ask, _MOST_ITEMS, sort_by, sort_order, limit, offset)
+        return await _collect(ask, MOST_ITEMS, sort_by, sort_order, limit, offset)
 
     async def get_resources_by_id(self, resources_id: str) -> ResourcesUpdate | None:
         response = await self._find(self._api.get_resources, v1.GetResourcesRequest(resources_id=resources_id))
@@ -371,7 +376,7 @@ class StoreFace(LightningStore):
                 raise RuntimeError(f"Spans for rollout {rollout_id} have been evicted")
             return spans_from_messages(response.resource_spans), response.page_info
 
-        return await _collect(ask, _MOST_SPANS, sort_by, sort_order, limit, offset)
+        return await _collect(ask, MOST_SPANS, sort_by, sort_order, limit, offset)
 
     async def add_resources(self, resources: NamedResources) -> ResourcesUpdate:
         request = v1.AddResourcesRequest(resources_id=_new_id("rs", 6), resources=resources_to_messages(resources))
@@ -466,7 +471,7 @@ class StoreFace(LightningStore):
             response = await self._call(self._api.list_workers, v1.ListWorkersRequest(filter=wanted, page=page))
             return [worker_from_message(worker) for worker in response.workers], response.page_info
 
-        return await _collect(ask, _MOST_ITEMS, sort_by, sort_order, limit, offset)
+        return await _collect(ask, MOST_ITEMS, sort_by, sort_order, limit, offset)
 
     async def get_worker_by_id(self, worker_id: str) -> Worker | None:
         response = await self._find(self._api.get_worker, v1.GetWorkerRequest(worker_id=worker_id))
@@ -524,7 +529,7 @@ class StoreFace(LightningStore):
         loop = asyncio.get_running_loop()
         end = loop.time() + max(0.0, wait or 0.0)
         request = v1.DequeueRolloutsRequest(
-            limit=max(0, min(limit, _MOST_ITEMS)),
+            limit=max(0, min(limit, MOST_ITEMS)),
             worker_id=worker_id or "",
             claim_id=uuid.uuid4().hex,
             lease=None if lease is None else to_duration(lease, "lease"),
@@ -719,7 +724,7 @@ def _portions(messages: list[v1.NewRollout]) -> Iterator[list[v1.NewRollout]]:
     size = 0
     for message in messages:
         message_size = message.ByteSize()
-        if portion and (len(portion) == _MOST_ITEMS or size + message_size > _BATCH_BYTES):
+        if portion and (len(portion) == MOST_ITEMS or size + message_size > _BATCH_BYTES):
             yield portion
             portion = []
             size = 0
@@ -756,8 +761,8 @@ def _ids(ids: Sequence[str], name: str) -> Sequence[str]:
 def _id_windows(ids: Sequence[str], name: str) -> Iterator[list[str]]:
     """Yields ids without repetition, as many at a time as a call takes; no ids are one empty list."""
     unique = list(dict.fromkeys(_ids(ids, name)))
-    for start in range(0, max(1, len(unique)), _MOST_IDS):
-        yield unique[start : start + _MOST_IDS]
+    for start in range(0, max(1, len(unique)), MOST_IDS):
+        yield unique[start : start + MOST_IDS]
 
 
 def _logic(logic: str) -> v1.FilterLogic.ValueType:

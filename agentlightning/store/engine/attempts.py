@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentlightning.store.api import LATEST
+from agentlightning.store.api import LATEST, MOST_ITEMS
 from agentlightning.store.engine import messages
 from agentlightning.store.engine.paging import collect, start_query
 from agentlightning.store.engine.rollouts import current, existing
@@ -32,13 +32,11 @@ from agentlightning.store.storage.schema import ATTEMPTS
 from agentlightning.store.storage.tx import Condition
 from lightning_store import v1
 
-_MOST_RELEASED = 1000
-
 
 def find(scope: Scope, rollout: RolloutRow, attempt_id: str) -> AttemptRow:
     """Return an attempt by its id or the word `latest`, or raise."""
     if attempt_id == LATEST:
-        attempt = None if rollout.last_attempt is None else scope.tx.attempt_by_key(rollout.last_attempt)
+        attempt = latest_of(scope, rollout)
         if attempt is None:
             raise NotFound(
                 f"No attempts found for rollout {rollout.rollout_id}",
@@ -47,6 +45,11 @@ def find(scope: Scope, rollout: RolloutRow, attempt_id: str) -> AttemptRow:
             )
         return attempt
     return named(scope, rollout, attempt_id)
+
+
+def latest_of(scope: Scope, rollout: RolloutRow) -> AttemptRow | None:
+    """Return the attempt with the highest number, None when there is none."""
+    return None if rollout.last_attempt is None else scope.tx.attempt_by_key(rollout.last_attempt)
 
 
 def named(scope: Scope, rollout: RolloutRow, attempt_id: str) -> AttemptRow:
@@ -111,7 +114,7 @@ def update(scope: Scope, request: v1.UpdateAttemptRequest) -> v1.UpdateAttemptRe
 
 def release(scope: Scope, request: v1.ReleaseAttemptsRequest) -> v1.ReleaseAttemptsResponse:
     """Take attempts back that have not begun."""
-    check_count(request.attempts, _MOST_RELEASED, "attempts")
+    check_count(request.attempts, MOST_ITEMS, "attempts")
     response = v1.ReleaseAttemptsResponse()
     for key in request.attempts:
         rollout = scope.tx.rollout(scope.experiment.key, key.rollout_id)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from agentlightning.store.engine.messages import END_OF_TIME, duration_ns
+from agentlightning.store.engine.messages import duration_ns
+from agentlightning.store.storage.rows import END_OF_TIME
 from lightning_store import v1
 
 MOST_FREE_LOSSES = 10

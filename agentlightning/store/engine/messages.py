@@ -15,9 +15,6 @@ from lightning_store import v1
 SECOND = 1_000_000_000
 """Nanoseconds in a second."""
 
-END_OF_TIME = (1 << 63) - 1
-"""The last time that can be stored, in nanoseconds since the epoch."""
-
 
 def timestamp(time: int | None) -> Timestamp | None:
     """Return nanoseconds since the epoch as a message; None stays unset."""

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from google.protobuf.message import Message
 
-from agentlightning.store.engine.messages import END_OF_TIME, fingerprint
+from agentlightning.store.api import MOST_ITEMS
+from agentlightning.store.engine.messages import fingerprint
 from agentlightning.store.errors import InvalidArgument
+from agentlightning.store.storage.rows import END_OF_TIME
 from agentlightning.store.storage.schema import Table
 from agentlightning.store.storage.tx import Condition, Position, Query
 from lightning_store import v1
@@ -26,7 +28,7 @@ class Sizes(NamedTuple):
     """How many items a page has."""
 
     default: int = 100
-    most: int = 1000
+    most: int = MOST_ITEMS
 
 
 def start_query(

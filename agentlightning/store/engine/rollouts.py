@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 
+from agentlightning.store.api import MOST_IDS, MOST_ITEMS
 from agentlightning.store.engine import messages, resources
 from agentlightning.store.engine.paging import MOST_BYTES, collect, start_query
 from agentlightning.store.engine.scope import Scope
@@ -19,7 +20,6 @@ from agentlightning.store.engine.transitions import (
     sign_of_life,
 )
 from agentlightning.store.engine.validation import (
-    MOST_IDS,
     check_attempt_id,
     check_config,
     check_count,
@@ -38,9 +38,6 @@ TOMBSTONE_LIFE = 24 * 3600 * messages.SECOND
 """How long a deletion is remembered, in nanoseconds."""
 
 _NULL = v1.Payload(content_type="application/json", data=b"null")
-_MOST_CREATED = 1000
-_MOST_CLAIMED = 1000
-_MOST_DELETED = 1000
 
 
 def rollout_not_found(rollout_id: str) -> NotFound:
@@ -88,7 +85,7 @@ def start(scope: Scope, request: v1.StartRolloutRequest) -> v1.StartRolloutRespo
 
 def enqueue(scope: Scope, request: v1.EnqueueRolloutsRequest) -> v1.EnqueueRolloutsResponse:
     """Create rollouts in the queue."""
-    check_count(request.rollouts, _MOST_CREATED, "rollouts")
+    check_count(request.rollouts, MOST_ITEMS, "rollouts")
     response = v1.EnqueueRolloutsResponse()
     for new in request.rollouts:
         view, _ = _create(scope, new, messages.fingerprint(new), queued=True)
@@ -176,7 +173,7 @@ def dequeue(
     if worker is not None and worker.draining:
         scope.tx.update_worker(worker, last_dequeue_time=scope.now)
         return v1.DequeueRolloutsResponse(draining=True)
-    limit = min(request.limit, _MOST_CLAIMED)
+    limit = min(request.limit, MOST_ITEMS)
     for view in _head_of_queue(scope, limit):
         attempt = begin_attempt(scope, view.row, worker_id=worker_id, lease=lease, claim_id=request.claim_id or None)
         claims.append(
@@ -317,7 +314,7 @@ def delete(scope: Scope, request: v1.DeleteRolloutsRequest) -> v1.DeleteRollouts
             "DeleteRollouts needs rollout_id_in or status_in; it never deletes everything by default.",
             reason="SELECTOR_REQUIRED",
         )
-    limit = min(request.limit, _MOST_DELETED) if request.limit > 0 else _MOST_DELETED
+    limit = min(request.limit, MOST_ITEMS) if request.limit > 0 else MOST_ITEMS
     conditions = _conditions(
         v1.RolloutFilter(
             status_in=request.status_in if request.HasField("status_in") else None,

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from agentlightning.store.api import LATEST
+from agentlightning.store.api import LATEST, MOST_SPANS
 from agentlightning.store.engine import attempts as attempt_rules
 from agentlightning.store.engine import messages
 from agentlightning.store.engine.paging import MOST_BYTES, Sizes, start_query, take
@@ -16,7 +16,7 @@ from agentlightning.store.engine.transitions import sign_of_life
 from agentlightning.store.engine.validation import check_payload
 from agentlightning.store.errors import InvalidArgument, ResourceExhausted
 from agentlightning.store.statuses import FINISHED
-from agentlightning.store.storage.rows import AttemptRow, RolloutRow, SpanRow
+from agentlightning.store.storage.rows import END_OF_TIME, AttemptRow, RolloutRow, SpanRow
 from agentlightning.store.storage.schema import SPANS
 from agentlightning.store.storage.tx import Condition, Position, Query, SpanIdentity, Tx
 from lightning_store import v1
@@ -26,9 +26,8 @@ logger = logging.getLogger(__name__)
 MOST_SEQUENCE_ID = 1 << 62
 """The highest number that a client may give a span: it leaves room for those that the server gives after it."""
 
-_SIZES = Sizes(default=1000, most=10_000)
+_SIZES = Sizes(default=1000, most=MOST_SPANS)
 _MOST_RESERVED = 100_000
-_LATEST_TIME = (1 << 63) - 1
 _EVICTED_AT_ONCE = 100
 _RETRY_WHEN_FULL = 5.0
 
@@ -138,8 +137,8 @@ def _row(arrival: _Arrival) -> SpanRow:
         span_id=None if identity is None else identity[1],
         parent_id=span.parent_span_id or None,
         sequence_id=number,
-        start_time=min(span.start_time_unix_nano, _LATEST_TIME),
-        end_time=min(span.end_time_unix_nano, _LATEST_TIME),
+        start_time=min(span.start_time_unix_nano, END_OF_TIME),
+        end_time=min(span.end_time_unix_nano, END_OF_TIME),
         name=span.name,
         source=source,
         body=body,
@@ -261,10 +260,8 @@ def _attempts(scope: Scope, rollout: RolloutRow, attempt_id: str) -> list[Attemp
     """Return the attempts that a request asks for: one, or all for the empty id."""
     if not attempt_id:
         return scope.tx.attempts(rollout.key)
-    if attempt_id == LATEST:
-        found = None if rollout.last_attempt is None else scope.tx.attempt_by_key(rollout.last_attempt)
-    else:
-        found = scope.tx.attempt(rollout.key, attempt_id)
+    is_latest = attempt_id == LATEST
+    found = attempt_rules.latest_of(scope, rollout) if is_latest else scope.tx.attempt(rollout.key, attempt_id)
     return [] if found is None else [found]
 
 

@@ -8,10 +8,11 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from functools import partial
 from typing import Protocol, TypeVar
 
+from agentlightning.store.api import MOST_IDS
 from agentlightning.store.engine import cursors, messages, resources, spans
 from agentlightning.store.engine.paging import MOST_BYTES
 from agentlightning.store.engine.scope import Scope
-from agentlightning.store.engine.validation import MOST_IDS, check_count
+from agentlightning.store.engine.validation import check_count
 from agentlightning.store.engine.waiting import Waiters
 from agentlightning.store.statuses import FINISHED
 from agentlightning.store.storage.rows import TombstoneRow

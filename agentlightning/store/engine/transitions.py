@@ -97,7 +97,7 @@ def begin_attempt(
         prior_end_time=rollout.end_time,
         details=b"",
     )
-    attempt.expires_at = _expiry(rollout, attempt)
+    attempt.expires_at = _expiry(rollout, attempt, attempt.beat)
     scope.tx.add_attempt(attempt)
     _announce_expiry(scope, attempt)
     move_rollout(
@@ -316,10 +316,7 @@ def set_details(scope: Scope, attempt: AttemptRow, metadata: v1.Payload) -> None
 def _write_attempt(scope: Scope, rollout: RolloutRow, attempt: AttemptRow, changes: dict[str, Any]) -> None:
     """Write columns of an attempt and, with them, when the watchdog must look at it."""
     status = changes.get("status", attempt.status)
-    expires_at = None
-    if status in LIVE and (attempt.lease is not None or rollout.config):
-        limits = _limits(rollout, attempt)._replace(beat=changes.get("beat", attempt.beat))
-        expires_at = limits.expiry()
+    expires_at = _expiry(rollout, attempt, changes.get("beat", attempt.beat)) if status in LIVE else None
     if expires_at != attempt.expires_at:
         changes["expires_at"] = expires_at
     if changes:
@@ -333,8 +330,11 @@ def _announce_expiry(scope: Scope, attempt: AttemptRow) -> None:
         scope.signal("deadline", value=attempt.expires_at)
 
 
-def _expiry(rollout: RolloutRow, attempt: AttemptRow) -> int | None:
-    return _limits(rollout, attempt).expiry() if attempt.lease is not None or rollout.config else None
+def _expiry(rollout: RolloutRow, attempt: AttemptRow, beat: int) -> int | None:
+    """Return when the watchdog must look at a live attempt whose last sign of life was at `beat`."""
+    if attempt.lease is None and not rollout.config:  # most have no limits, and nothing need be parsed
+        return None
+    return _limits(rollout, attempt)._replace(beat=beat).expiry()
 
 
 def _limits(rollout: RolloutRow, attempt: AttemptRow) -> Limits:

@@ -7,12 +7,10 @@ from collections.abc import Iterable
 from google.protobuf.message import Message
 
 from agentlightning.store.api import LATEST
-from agentlightning.store.engine.messages import END_OF_TIME, SECOND, duration_ns, timestamp_ns
+from agentlightning.store.engine.messages import SECOND, duration_ns, timestamp_ns
 from agentlightning.store.errors import InvalidArgument
+from agentlightning.store.storage.rows import END_OF_TIME
 from lightning_store import v1
-
-MOST_IDS = 10_000
-"""Most ids that a filter or a wait may name."""
 
 _LONGEST_ID = 200
 _SHORTEST_LEASE = SECOND

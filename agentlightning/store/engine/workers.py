@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from agentlightning.store.api import MOST_ITEMS
 from agentlightning.store.engine import messages
 from agentlightning.store.engine.paging import collect, start_query
 from agentlightning.store.engine.scope import Scope
@@ -16,14 +17,12 @@ from agentlightning.store.storage.signals import EVERYBODY
 from agentlightning.store.storage.tx import Condition
 from lightning_store import v1
 
-_MOST_HELD = 1000
-
 
 def update(scope: Scope, request: v1.UpdateWorkerRequest) -> v1.UpdateWorkerResponse:
     """Take a heartbeat, and tell the worker what to do."""
     worker_id = check_id(request.worker_id, "worker_id")
     check_payload(request, "heartbeat_stats")
-    check_count(request.held_attempts, _MOST_HELD, "held_attempts")
+    check_count(request.held_attempts, MOST_ITEMS, "held_attempts")
     worker = ensure_worker(scope, worker_id)
     changes: dict[str, object] = {"last_heartbeat_time": scope.now}
     if request.HasField("heartbeat_stats"):

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+END_OF_TIME = (1 << 63) - 1
+"""The last time that can be stored, in nanoseconds since the epoch."""
+
 
 @dataclass(slots=True)
 class ExperimentRow:

@@ -9,6 +9,7 @@ from operator import attrgetter
 from typing import Generic, TypeVar
 
 from agentlightning.store.storage.rows import (
+    END_OF_TIME,
     AttemptRow,
     ExperimentRow,
     ResourcesRow,
@@ -66,8 +67,6 @@ def _words(enum: type, prefix: str, column: str) -> str:
     return f"CASE {column} {cases} ELSE '' END"
 
 
-_NEVER = (1 << 63) - 1
-
 ROLLOUT_STATUS = _words(v1.RolloutStatus, "ROLLOUT_STATUS_", "rollouts.status")
 ATTEMPT_STATUS = _words(v1.AttemptStatus, "ATTEMPT_STATUS_", "attempts.status")
 
@@ -80,7 +79,7 @@ ROLLOUTS = Table(
         "rollout_id": ("rollouts.rollout_id",),
         "status": (ROLLOUT_STATUS,),
         "start_time": ("rollouts.start_time",),
-        "end_time": (f"COALESCE(rollouts.end_time, {_NEVER})",),
+        "end_time": (f"COALESCE(rollouts.end_time, {END_OF_TIME})",),
         "mode": ("CASE rollouts.mode WHEN 0 THEN '' WHEN 1 THEN 'train' WHEN 2 THEN 'val' ELSE 'test' END",),
         "resources_id": ("COALESCE(rollouts.resources_id, '')",),
     },
@@ -93,7 +92,7 @@ ATTEMPTS = Table(
         "attempt_id": ("attempts.attempt_id",),
         "status": (ATTEMPT_STATUS,),
         "start_time": ("attempts.start_time",),
-        "end_time": (f"COALESCE(attempts.end_time, {_NEVER})",),
+        "end_time": (f"COALESCE(attempts.end_time, {END_OF_TIME})",),
         "worker_id": ("COALESCE(attempts.worker_id, '')",),
     },
 )
@@ -128,10 +127,10 @@ WORKERS = Table(
         "created": (),
         "worker_id": ("workers.worker_id",),
         "status": (_words(v1.WorkerStatus, "WORKER_STATUS_", "workers.status"),),
-        "last_heartbeat_time": (f"COALESCE(workers.last_heartbeat_time, {_NEVER})",),
-        "last_dequeue_time": (f"COALESCE(workers.last_dequeue_time, {_NEVER})",),
-        "last_busy_time": (f"COALESCE(workers.last_busy_time, {_NEVER})",),
-        "last_idle_time": (f"COALESCE(workers.last_idle_time, {_NEVER})",),
+        "last_heartbeat_time": (f"COALESCE(workers.last_heartbeat_time, {END_OF_TIME})",),
+        "last_dequeue_time": (f"COALESCE(workers.last_dequeue_time, {END_OF_TIME})",),
+        "last_busy_time": (f"COALESCE(workers.last_busy_time, {END_OF_TIME})",),
+        "last_idle_time": (f"COALESCE(workers.last_idle_time, {END_OF_TIME})",),
     },
 )
 TOMBSTONES = Table("tombstones", TombstoneRow)
