@@ -6,7 +6,8 @@ import pytest
 from calls import config, failure, seconds
 
 from agentlightning.store.engine.lifecycle import Limits, PastAttempt, default_failure, rollout_after
-from agentlightning.store.engine.messages import END_OF_TIME, SECOND
+from agentlightning.store.engine.messages import SECOND
+from agentlightning.store.storage.rows import END_OF_TIME
 from lightning_store import v1
 
 PREPARING = v1.ATTEMPT_STATUS_PREPARING

@@ -751,7 +751,7 @@ async def test_whoever_takes_long_over_each_still_gets_all(store: StoreFace, mon
 
 
 async def test_no_rollout_waits_for_others_to_finish(store: StoreFace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentlightning.store.face._MOST_IDS", 2)
+    monkeypatch.setattr("agentlightning.store.face.MOST_IDS", 2)
     ids = [(await store.enqueue_rollout(index)).rollout_id for index in range(5)]
     await finish(store, ids[4])
     seen = []
@@ -766,7 +766,7 @@ async def test_no_rollout_waits_for_others_to_finish(store: StoreFace, monkeypat
 
 
 async def test_a_wait_for_many_that_is_left_early_leaves_no_stream_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentlightning.store.face._MOST_IDS", 2)
+    monkeypatch.setattr("agentlightning.store.face.MOST_IDS", 2)
     engine = Breaking(0)
     store = StoreFace(engine)
     ids = [(await store.enqueue_rollout(index)).rollout_id for index in range(5)]
