@@ -4,7 +4,7 @@ BIN = $(VENV)/bin
 GEN_VENV = .venv-gen
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check gen gen-check contract-release bench test-compat clean
+.PHONY: help quickstart test check check-install gen gen-check contract-release bench test-compat test-integrations clean
 
 help: ## list the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,8 +56,27 @@ bench: $(VENV)/.test ## measure against agentlightning 0.3.0 from PyPI, in one r
 test-compat: .venv-oldest/.installed ## run the store's tests on the oldest grpcio and protobuf that are allowed
 	.venv-oldest/bin/python -m pytest tests/conformance tests/server tests/codec tests/contract
 
+# Some integrations narrow what the core allows, so that they have an environment of their own.
+.venv-integrations/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-integrations
+	.venv-integrations/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.venv-integrations/bin/python -m pip install --quiet --editable . --group test --group integrations
+	@touch $@
+
+test-integrations: .venv-integrations/.installed ## run the tests of AgentOps and of every model library that is recorded
+	.venv-integrations/bin/python -m pytest tests/framework/test_agentops.py tests/framework/test_instrumentation.py
+
+.venv-core/.installed: pyproject.toml
+	rm -rf .venv-core
+	$(PYTHON) -m venv .venv-core
+	.venv-core/bin/python -m pip install --quiet .
+	@touch $@
+
+check-install: .venv-core/.installed ## count what the core brings with it, in an environment that has nothing else
+	.venv-core/bin/python tools/check_install.py
+
 clean: ## remove what the commands above have made
-	rm -rf $(VENV) .venv-gen .venv-oldest .bench-venv quickstart-results bench-results
+	rm -rf $(VENV) .venv-gen .venv-oldest .venv-integrations .venv-core .bench-venv quickstart-results bench-results
 
 # The generator has an environment of its own: its age sets the oldest protobuf that its output runs on.
 $(GEN_VENV)/.installed: tools/gen-requirements.txt

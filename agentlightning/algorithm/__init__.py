@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from agentlightning.algorithm.base import Algorithm
-from agentlightning.algorithm.decorator import algo
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Algorithm", "algo"]
+from agentlightning.algorithm.base import Algorithm
+from agentlightning.algorithm.decorator import FunctionalAlgorithm, algo
+from agentlightning.algorithm.fast import Baseline, FastAlgorithm
+
+if TYPE_CHECKING:
+    from agentlightning.algorithm.apo import APO
+
+__all__ = ["APO", "Algorithm", "Baseline", "FastAlgorithm", "FunctionalAlgorithm", "algo"]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when it is first used: runner processes import this package and have no use for it.
+    if name == "APO":
+        from agentlightning.algorithm.apo import APO
+
+        return APO
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

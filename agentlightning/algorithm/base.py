@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 class Algorithm:
     """An algorithm: override `run`, plain or async. The trainer hands it what the getters return.
 
-    The trainer awaits an async `run` on its event loop and calls a plain one in a thread of its own.
+    The trainer awaits an async `run` on its event loop. It calls a plain one in a thread of its own and hands it a
+    `BlockingStore`, whose methods need no `await`.
     """
 
     # On the class, so that subclasses need not call __init__.
@@ -82,7 +83,7 @@ class Algorithm:
         self._store = store
 
     def get_store(self) -> LightningStore:
-        """Returns the store.
+        """Returns the store; in a plain algorithm that a trainer runs, a `BlockingStore`.
 
         Raises:
             ValueError: There is none.
@@ -98,6 +99,16 @@ class Algorithm:
     def get_initial_resources(self) -> NamedResources | None:
         """Returns the resources to start from, or None."""
         return self._initial_resources
+
+    def get_client(self) -> Any:
+        """Deprecated: for algorithms of release 0.1, which override it to return their `AgentLightningClient`.
+
+        Raises:
+            NotImplementedError: It is not overridden.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has no client of its own: runners meet algorithms at the store now; see get_store"
+        )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Does what `run` does."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import logging
 import numbers
-import time
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
-from agentlightning.emitter.attributes import flatten_attributes
-from agentlightning.env_var import LightningEnvVar, resolve_bool_env_var
+from agentlightning.emitter.emission import emit_span
 from agentlightning.semconv import (
     AGL_ANNOTATION,
     AGL_REWARD,
@@ -18,11 +17,10 @@ from agentlightning.semconv import (
     RewardAttributes,
     RewardPydanticModel,
 )
-from agentlightning.tracer.active import require_active_tracer
-from agentlightning.types import Attributes, SpanCoreFields, SpanLike, TraceStatus
+from agentlightning.types import Attributes, SpanCoreFields, SpanLike
+from agentlightning.utils.callables import is_coroutine_callable
 
-logger = logging.getLogger(__name__)
-
+F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S", bound=SpanLike)
 
 PRIMARY = "primary"
@@ -53,27 +51,38 @@ def emit_reward(
         The span, without the ids that its trace gives it.
 
     Raises:
-        TypeError: The reward, or one of them, is not a number; or an attribute cannot be one.
+        TypeError: The reward, or one of them, is not a number.
         ValueError: Several rewards and no `primary_key` among their names.
         RuntimeError: There is no active tracer to hand the span to.
     """
-    span_attributes = _reward_attributes(_dimensions(reward, primary_key))
-    if attributes:
-        span_attributes.update(flatten_attributes(attributes))
-    if propagate:
-        span = require_active_tracer().create_span(AGL_ANNOTATION, attributes=span_attributes)
-    else:
-        now = time.time()
-        span = SpanCoreFields(
-            name=AGL_ANNOTATION,
-            status=TraceStatus(status_code="OK"),
-            attributes=span_attributes,
-            start_time=now,
-            end_time=now,
-        )
-    if resolve_bool_env_var(LightningEnvVar.AGL_EMITTER_DEBUG, fallback=False):
-        logger.info("emitted reward: %s", span_attributes)
-    return span
+    return emit_span(
+        AGL_ANNOTATION, _reward_attributes(_dimensions(reward, primary_key)), attributes, propagate=propagate
+    )
+
+
+def reward(fn: F) -> F:
+    """Has a plain or async function emit what it returns as a reward, unless that is None.
+
+    Deprecated: call `emit_reward` where the reward is known.
+
+    Raises:
+        TypeError: On a call: the function returned something that is neither a number nor None.
+        RuntimeError: On a call: there is no active tracer to hand the reward to.
+    """
+    warnings.warn("@reward is deprecated; call emit_reward(value) instead", DeprecationWarning, stacklevel=2)
+
+    def emitted(value: Any) -> Any:
+        if value is not None:
+            emit_reward(value)
+        return value
+
+    async def call_async(*args: Any, **kwargs: Any) -> Any:
+        return emitted(await fn(*args, **kwargs))
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return emitted(fn(*args, **kwargs))
+
+    return cast("F", functools.wraps(fn)(call_async if is_coroutine_callable(fn) else call))
 
 
 def get_rewards_from_span(span: SpanLike) -> list[RewardPydanticModel]:

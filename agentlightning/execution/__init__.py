@@ -5,6 +5,8 @@ from __future__ import annotations
 from agentlightning.execution.base import AlgorithmBundle, ExecutionStrategy, RunnerBundle
 from agentlightning.execution.client_server import ClientServerExecutionStrategy
 from agentlightning.execution.events import ExecutionEvent, MultiprocessingEvent, ThreadingEvent
+from agentlightning.execution.shared_memory import SharedMemoryExecutionStrategy
+from agentlightning.execution.worker_names import current_worker_name
 
 __all__ = [
     "AlgorithmBundle",
@@ -13,5 +15,7 @@ __all__ = [
     "ExecutionStrategy",
     "MultiprocessingEvent",
     "RunnerBundle",
+    "SharedMemoryExecutionStrategy",
     "ThreadingEvent",
+    "current_worker_name",
 ]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 
 from agentlightning.env_var import (
     LightningEnvVar,
@@ -15,36 +16,58 @@ from agentlightning.env_var import (
     resolve_str_env_var,
 )
 from agentlightning.execution.base import AlgorithmBundle, ExecutionStrategy, RunnerBundle
-from agentlightning.execution.events import ThreadingEvent
-from agentlightning.execution.runner_pool import RunnerPool, check_spawnable
+from agentlightning.execution.child_process import run_with_store
+from agentlightning.execution.events import ExecutionEvent, ThreadingEvent
+from agentlightning.execution.identity import StoreIdentity, identity_of
+from agentlightning.execution.process_side import ProcessSide, StartMethod, check_sendable
+from agentlightning.execution.runner_pool import RunnerPool
+from agentlightning.execution.side import TaskSide, outcome_of, run_runner
+from agentlightning.execution.signals import ending_on_signals
+from agentlightning.execution.supervision import CANCEL_SECONDS, dismissing, run_algorithm
+from agentlightning.execution.worker_names import local_name, machine_wide_name
 
 if TYPE_CHECKING:
     from agentlightning.store.base import LightningStore
+    from agentlightning.store.server import LightningStoreServer
 
 logger = logging.getLogger(__name__)
 
 Role = Literal["algorithm", "runner", "both"]
+MainProcess = Literal["algorithm", "runner"]
 
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 4747
 """Where a server listens, and runners look for it, when nothing else is said."""
-_ROLES: Final = ("algorithm", "runner", "both")
-_CANCEL_SECONDS: Final = 5.0
+
+_AGENT_ADVICE: Final = (
+    "Define the agent at the top level of a module or script (not inside a function, and not as a lambda), and let it "
+    "open connections, locks and models when it first needs them"
+)
+_ALGORITHM_ADVICE: Final = (
+    'With main_process="runner" it runs in a process of its own: define it at the top level of a module or script, and '
+    "give it datasets that can be pickled"
+)
+_STORE_ADVICE: Final = (
+    "Leave managed_store on, which serves the store, or pass a LightningStoreClient of a store server"
+)
 
 
 class ClientServerExecutionStrategy(ExecutionStrategy):
-    """Serves the store over gRPC and runs each runner in a spawned process that connects to it.
+    """Serves the store over gRPC and runs each runner in a process that connects to it.
 
     A store that is a `LightningStoreClient` already is used as it is: runners connect to where it connects. So is a
     `LightningStoreServer`, which must have been started.
 
     Runner processes import the main script, so that must keep what it does under `if __name__ == "__main__":`, and
     agents must be picklable, which decorated functions and classes of a module or script are. The processes leave
-    when the algorithm ends, when they are told to by Ctrl+C, and when this process dies. One that dies is logged with
-    its exit code; when none is left and one died, the run ends with an error.
+    when the algorithm ends, when they are told to by Ctrl+C or SIGTERM, and when this process dies. One that crashes
+    is started again, up to `max_restarts` times; what it worked on is tried again as the rollout's config says, when
+    its lease has run out. When no runner is left and one crashed, the run ends with an error. So it does when all have
+    left after their `max_rollouts`, rollouts still wait, and nobody else can come to run them.
 
     The role splits a run over machines: `algorithm` serves and runs the algorithm only, `runner` runs runners only,
-    `both` does it all here.
+    `both` does it all here. A server that this strategy started tells the runners of other machines to leave when the
+    algorithm has ended, and gives them the same time for it as its own.
     """
 
     alias = "cs"
@@ -57,9 +80,12 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
         n_runners: int = 1,
         graceful_timeout: float = 10.0,
         terminate_timeout: float = 10.0,
-        main_process: Literal["algorithm"] = "algorithm",
+        main_process: MainProcess = "algorithm",
         managed_store: bool | None = None,
         allowed_exit_codes: Sequence[int] = (0, -15),
+        *,
+        max_restarts: int = 3,
+        start_method: StartMethod = "spawn",
     ) -> None:
         """Configures the strategy. What is None comes from the environment variable named, or else the default.
 
@@ -71,114 +97,169 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
             n_runners: How many runner processes.
             graceful_timeout: Seconds that runners get to finish the rollouts at work when the algorithm has ended.
             terminate_timeout: Seconds that they get after that to abort them, before they are killed.
-            main_process: Which side runs in this process; only `algorithm`.
+            main_process: Which side runs in this process. With `runner` that is the one runner, for a debugger, and
+                the algorithm runs in a process of its own, so it must be picklable too; what it leaves on itself is
+                lost.
             managed_store: Whether to serve the store here (`AGL_MANAGED_STORE`, else true). Otherwise runners get the
                 store itself, which must be picklable and work across processes.
             allowed_exit_codes: Exit codes of runner processes that are not taken for a crash.
+            max_restarts: How often each runner process that crashed is started again, in all; after 1 s, 2 s, 4 s
+                and so on.
+            start_method: How processes are started, `spawn` or `forkserver`. gRPC does not survive `fork`.
 
         Raises:
             ValueError: An argument or environment variable is not one of the possible ones.
         """
         resolved = resolve_str_env_var(LightningEnvVar.AGL_CURRENT_ROLE, role, fallback="both")
-        if resolved not in _ROLES:
-            raise ValueError(f"the role must be one of {', '.join(_ROLES)}, not {resolved!r}")
-        if main_process != "algorithm":
-            raise ValueError(f"main_process={main_process!r} is not supported; the algorithm runs in the main process")
+        if resolved not in get_args(Role):
+            raise ValueError(f"the role must be one of {', '.join(get_args(Role))}, not {resolved!r}")
         if n_runners < 1:
             raise ValueError(f"n_runners must be at least 1, not {n_runners}")
+        if main_process not in get_args(MainProcess):
+            raise ValueError(f"main_process must be algorithm or runner, not {main_process!r}")
+        if main_process == "runner" and (resolved != "both" or n_runners != 1):
+            raise ValueError(
+                f'main_process="runner" needs the role both and one runner, not the role {resolved} and n_runners='
+                f"{n_runners}"
+            )
+        if max_restarts < 0:
+            raise ValueError(f"max_restarts must be at least 0, not {max_restarts}")
+        if start_method not in get_args(StartMethod):
+            raise ValueError(
+                f"start_method must be spawn or forkserver, not {start_method!r}: a process that is forked from this "
+                "one cannot use gRPC"
+            )
         self.role = cast("Role", resolved)
         self.server_host = resolve_str_env_var(LightningEnvVar.AGL_SERVER_HOST, server_host, fallback=DEFAULT_HOST)
-        self.server_port = resolve_int_env_var(
-            LightningEnvVar.AGL_SERVER_PORT, server_port, fallback=0 if self.role == "both" else DEFAULT_PORT
-        )
+        port = resolve_int_env_var(LightningEnvVar.AGL_SERVER_PORT, server_port)
+        self.server_port = (0 if self.role == "both" else DEFAULT_PORT) if port is None else port
         self.n_runners = n_runners
         self.graceful_timeout = graceful_timeout
         self.terminate_timeout = terminate_timeout
+        self.main_process = main_process
         self.managed_store = resolve_bool_env_var(LightningEnvVar.AGL_MANAGED_STORE, managed_store, fallback=True)
         self.allowed_exit_codes = tuple(allowed_exit_codes)
+        self.max_restarts = max_restarts
+        self.start_method: StartMethod = start_method
 
     def execute(self, algorithm: AlgorithmBundle, runner: RunnerBundle, store: LightningStore) -> None:
         """Runs this process's part of the run to its end; see the class.
 
         Raises:
-            RuntimeError: No runner is left and at least one died, or the script lacks a main guard.
-            TypeError: The agent cannot be sent to runner processes.
+            RuntimeError: No runner is left and at least one crashed or rollouts still wait for one, the script lacks
+                a main guard, or another server has the address of this one.
+            TypeError: What is to run in other processes cannot be sent there.
             OSError: The server cannot listen on its address.
             KeyboardInterrupt: Ctrl+C was pressed. Rollouts at work have been reported as cancelled; pressed twice, the
                 runners have been killed.
+            SystemExit: The same with SIGTERM, where the program does not handle that itself.
             Exception: What the algorithm raised.
         """
-        if self.role == "algorithm":
-            asyncio.run(self._run_algorithm(algorithm, store))
-        elif self.role == "runner" and self.n_runners == 1:
-            asyncio.run(self._run_one_runner(runner, store))
-        else:
-            check_spawnable(runner)
-            pool = RunnerPool(runner, self.n_runners, self.allowed_exit_codes)
-            try:
-                if self.role == "both":
-                    asyncio.run(self._run_both(algorithm, pool, store))
+        if self.main_process == "runner":
+            check_sendable("the algorithm", algorithm, _ALGORITHM_ADVICE)
+        elif self.role == "both" or (self.role == "runner" and self.n_runners > 1):
+            check_sendable("the agent or its runner", runner, _AGENT_ADVICE)
+        pool = RunnerPool(
+            0 if self.role == "algorithm" else self.n_runners,
+            # One in this process is there to be debugged.
+            max_restarts=0 if self.main_process == "runner" else self.max_restarts,
+        )
+        try:
+            with ending_on_signals():
+                if self.role == "algorithm":
+                    asyncio.run(self._run_algorithm(algorithm, pool, store))
+                elif self.role == "runner":
+                    asyncio.run(self._run_runners(runner, pool, store))
                 else:
-                    asyncio.run(self._run_pool(pool, store))
-            finally:
-                pool.kill()
+                    asyncio.run(self._run_both(algorithm, runner, pool, store))
+        finally:
+            pool.kill()
 
-    async def _run_algorithm(self, algorithm: AlgorithmBundle, store: LightningStore) -> None:
-        async with self._served(store):
+    async def _run_algorithm(self, algorithm: AlgorithmBundle, pool: RunnerPool, store: LightningStore) -> None:
+        async with self._served(store) as served, self._dismissing(pool, served):
             await algorithm(store, ThreadingEvent())
 
-    async def _run_one_runner(self, runner: RunnerBundle, store: LightningStore) -> None:
+    async def _run_runners(self, runner: RunnerBundle, pool: RunnerPool, store: LightningStore) -> None:
         async with self._connected(store) as remote:
-            await runner(remote, 0, ThreadingEvent())
-
-    async def _run_pool(self, pool: RunnerPool, store: LightningStore) -> None:
-        async with self._connected(store) as remote:
-            pool.start(remote)
+            if self.n_runners == 1:
+                await run_runner(runner, 0, machine_wide_name(0), remote, ThreadingEvent())
+                return
+            pool.start(lambda number: self._runner_process(runner, number, machine_wide_name(number), remote))
             async with self._dismissing(pool):
                 await pool.wait_until_left()
-            if failures := pool.failures():
-                raise RuntimeError("; ".join(runner.describe_end() for runner in failures))
+            if pool.failures():
+                raise RuntimeError(pool.describe_failures())
 
-    async def _run_both(self, algorithm: AlgorithmBundle, pool: RunnerPool, store: LightningStore) -> None:
-        async with self._served(store) as remote:
-            pool.start(remote)
-            event = ThreadingEvent()
-            async with self._dismissing(pool):
-                await _while_runners_live(algorithm(store, event), pool, event)
+    async def _run_both(
+        self, algorithm: AlgorithmBundle, runner: RunnerBundle, pool: RunnerPool, store: LightningStore
+    ) -> None:
+        async with self._served(store) as served:
+            shared = served or store
+            check_sendable("the store", shared, _STORE_ADVICE)
+            identity = await identity_of(shared)
+            working: Coroutine[Any, Any, None]
+            tell: Callable[[], None]
+            if self.main_process == "runner":
+                call = partial(run_runner, runner, 0, local_name(0), shared)
+                pool.start(lambda number: TaskSide(f"runner {number}", call))
+                side = self._process("algorithm", algorithm, shared, identity)
+                working, tell = outcome_of(side, patience=CANCEL_SECONDS), partial(side.order, "finish")
+            else:
+                pool.start(lambda number: self._runner_process(runner, number, local_name(number), shared, identity))
+                event = ThreadingEvent()
+                working, tell = algorithm(store, event), event.set
+            async with self._dismissing(pool, served):
+                others_may_come = served is None or self.server_port != 0
+                await run_algorithm(working, pool, shared, tell=tell, others_may_come=others_may_come)
+
+    def _dismissing(
+        self, pool: RunnerPool, served: LightningStoreServer | None = None
+    ) -> AbstractAsyncContextManager[None]:
+        others = None
+        if served is not None:
+            others = partial(served.dismiss_workers, besides=[local_name(number) for number in range(self.n_runners)])
+        return dismissing(pool, graceful=self.graceful_timeout, terminate=self.terminate_timeout, others=others)
+
+    def _runner_process(
+        self,
+        runner: RunnerBundle,
+        number: int,
+        name: str,
+        store: LightningStore,
+        identity: StoreIdentity | None = None,
+    ) -> ProcessSide:
+        return self._process(f"runner {number}", partial(run_runner, runner, number, name), store, identity)
+
+    def _process(
+        self,
+        name: str,
+        call: Callable[[LightningStore, ExecutionEvent], Coroutine[Any, Any, None]],
+        store: LightningStore,
+        identity: StoreIdentity | None,
+    ) -> ProcessSide:
+        return ProcessSide(
+            name,
+            partial(run_with_store, call, store, identity),
+            start_method=self.start_method,
+            allowed_exit_codes=self.allowed_exit_codes,
+        )
 
     @asynccontextmanager
-    async def _dismissing(self, pool: RunnerPool) -> AsyncIterator[None]:
-        """Has the runners leave after the block: in peace if that ended well, else at once."""
-        try:
-            yield
-        except BaseException:
-            await self._dismiss(pool, in_peace=False)
-            raise
-        await self._dismiss(pool, in_peace=True)
+    async def _served(self, store: LightningStore) -> AsyncIterator[LightningStoreServer | None]:
+        """Serves `store` during the block, if that is to be done here, and yields the server.
 
-    async def _dismiss(self, pool: RunnerPool, *, in_peace: bool) -> None:
-        if in_peace:
-            pool.order("finish")
-            if await _within(pool.wait_until_left(), self.graceful_timeout):
-                return
-            logger.warning("runners are still at work after %.0f s; aborting their rollouts", self.graceful_timeout)
-        pool.order("abort")
-        await _within(pool.wait_until_left(), self.terminate_timeout)
-
-    @asynccontextmanager
-    async def _served(self, store: LightningStore) -> AsyncIterator[LightningStore]:
-        """Serves `store` during the block and yields what to send to runner processes."""
+        In another process it turns into a client of itself.
+        """
         from agentlightning.store.client import LightningStoreClient
         from agentlightning.store.server import LightningStoreServer
 
         if not self.managed_store or isinstance(store, (LightningStoreClient, LightningStoreServer)):
-            yield store
+            yield None
             return
         server = LightningStoreServer(store, self.server_host, self.server_port)
         await server.start()
         try:
             logger.info("the store is served at %s", server.endpoint)
-            # In another process it turns into a client of itself.
             yield server
         finally:
             await server.stop()
@@ -196,35 +277,3 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
             yield client
         finally:
             await client.close()
-
-
-async def _while_runners_live(algorithm: Coroutine[Any, Any, None], pool: RunnerPool, event: ThreadingEvent) -> None:
-    working = asyncio.create_task(algorithm)
-    left = asyncio.create_task(pool.wait_until_left())
-    try:
-        await asyncio.wait({working, left}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            event.set()
-            if failures := pool.failures():
-                raise RuntimeError(
-                    "no runner is left to run rollouts: "
-                    + "; ".join(runner.describe_end() for runner in failures)
-                    + ". What the runners printed says more"
-                )
-            # An algorithm that looks at the event ends now.
-            await asyncio.wait({working}, timeout=1.0)
-            if not working.done():
-                logger.warning("all runners have done their max_rollouts and left; the algorithm goes on without them")
-        await working
-    finally:
-        left.cancel()
-        working.cancel()
-        await asyncio.wait({working}, timeout=_CANCEL_SECONDS)
-
-
-async def _within(awaitable: Coroutine[Any, Any, None], seconds: float) -> bool:
-    try:
-        await asyncio.wait_for(awaitable, seconds)
-    except asyncio.TimeoutError:
-        return False
-    return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentlightning.litagent.decorator import llm_rollout, prompt_rollout, rollout
+from agentlightning.litagent.decorator import FunctionalLitAgent, llm_rollout, prompt_rollout, rollout
 from agentlightning.litagent.litagent import LitAgent
 
-__all__ = ["LitAgent", "llm_rollout", "prompt_rollout", "rollout"]
+__all__ = ["FunctionalLitAgent", "LitAgent", "llm_rollout", "prompt_rollout", "rollout"]

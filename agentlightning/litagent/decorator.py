@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
 from agentlightning.litagent.litagent import LitAgent, MissingResourceError
+from agentlightning.litagent.task import task_argument
 from agentlightning.types import (
     LLM,
     AttemptedRollout,
@@ -31,8 +32,9 @@ _INJECTED = ("task", "llm", "prompt_template", "rollout")
 class FunctionalLitAgent(LitAgent[T]):
     """An agent made of a function, whose parameters are filled by name.
 
-    `task` is the input of the rollout, `rollout` the rollout itself, `llm` the first language model among the
-    resources, `prompt_template` the first prompt template. Calling the agent calls the function.
+    `task` is the input of the rollout, or a `Task` where it is annotated so, `rollout` the rollout itself, `llm` the
+    first language model among the resources, `prompt_template` the first prompt template. Calling the agent calls the
+    function.
     """
 
     def __init__(self, rollout_func: Callable[..., Any], *, strip_proxy: bool = True) -> None:
@@ -100,7 +102,7 @@ class FunctionalLitAgent(LitAgent[T]):
         arguments: dict[str, Any] = {}
         for parameter in self._parameters:
             if parameter == "task":
-                arguments[parameter] = task
+                arguments[parameter] = task_argument(self._rollout_func, task, rollout)
             elif parameter == "rollout":
                 arguments[parameter] = rollout
             elif parameter == "llm":

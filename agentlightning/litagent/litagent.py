@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from agentlightning.litagent.task import task_argument
 from agentlightning.types import NamedResources, Rollout, RolloutRawResult
 
 if TYPE_CHECKING:
@@ -15,6 +18,19 @@ if TYPE_CHECKING:
     from agentlightning.trainer.trainer import Trainer
 
 T = TypeVar("T")
+
+
+_working_for: ContextVar[Runner[Any] | None] = ContextVar("agentlightning_runner", default=None)
+
+
+@contextmanager
+def working_for(runner: Runner[Any]) -> Iterator[None]:
+    """Has agents that ask for their runner during the block, and in what inherits its context, get `runner`."""
+    token = _working_for.set(runner)
+    try:
+        yield
+    finally:
+        _working_for.reset(token)
 
 
 class MissingResourceError(ValueError):
@@ -30,9 +46,10 @@ def is_v0_1_rollout_api(func: Callable[..., Any]) -> bool:
 class LitAgent(Generic[T]):
     """An agent: override `rollout`, or `rollout_async` for one that awaits.
 
-    A rollout returns its reward as a number, or None when it emitted one or has none, or its spans as a list; see
-    `RolloutRawResult`. Synchronous rollouts run in a thread of their own, asynchronous ones on the runner's loop.
-    Agents are pickled on their way to runner processes; references to trainer and runner are left out and set anew.
+    A rollout returns its reward as a number, or None when it emitted one or has none, or its spans as a list. Anything
+    else that it returns is kept with its spans as an object. Synchronous rollouts run in a thread of their own,
+    asynchronous ones on the runner's loop. Several runners of one process share the agent. On their way to runner
+    processes agents are pickled; references to trainer and runner are left out and set anew.
     """
 
     # On the class, so that subclasses need not call __init__.
@@ -83,8 +100,7 @@ class LitAgent(Generic[T]):
         Raises:
             ValueError: There is neither.
         """
-        runner = self._runner_ref() if self._runner_ref is not None else None
-        tracer = getattr(runner, "tracer", None)
+        tracer = getattr(self._runner(), "tracer", None)
         return tracer if tracer is not None else self.get_trainer().tracer
 
     @property
@@ -97,12 +113,12 @@ class LitAgent(Generic[T]):
         self._runner_ref = weakref.ref(runner)
 
     def get_runner(self) -> Runner[T]:
-        """Returns the runner.
+        """Returns the runner that runs the calling code, or else the one that was set last.
 
         Raises:
             ValueError: There is none, or it is gone.
         """
-        runner = self._runner_ref() if self._runner_ref is not None else None
+        runner = self._runner()
         if runner is None:
             raise ValueError("Runner has not been set for this agent.")
         return runner
@@ -111,6 +127,12 @@ class LitAgent(Generic[T]):
     def runner(self) -> Runner[T]:
         """The runner; see `get_runner`."""
         return self.get_runner()
+
+    def _runner(self) -> Runner[T] | None:
+        running = _working_for.get()
+        if running is not None:
+            return running
+        return self._runner_ref() if self._runner_ref is not None else None
 
     def on_rollout_start(self, task: Any, runner: Runner[T], tracer: Tracer) -> None:
         """Deprecated and called by the legacy runner only: use `Hook.on_rollout_start`."""
@@ -122,12 +144,12 @@ class LitAgent(Generic[T]):
         """Works on one task.
 
         Args:
-            task: The input of the rollout.
+            task: The input of the rollout; a whole `Task` where the override annotates it so.
             resources: What the algorithm provides, by name.
             rollout: The rollout with its attempt, an `AttemptedRollout`.
 
         Returns:
-            The reward, the spans, or None.
+            The reward, the spans, or None; anything else is kept as an object.
 
         Raises:
             Exception: Whatever it raises fails the attempt with the kind `AGENT_ERROR`.
@@ -140,16 +162,16 @@ class LitAgent(Generic[T]):
 
     def training_rollout(self, task: T, resources: NamedResources, rollout: Rollout) -> RolloutRawResult:
         """Works on one task of mode `train`; `rollout` unless overridden."""
-        return self.rollout(task, resources, rollout)
+        return self.rollout(task_argument(self.rollout, task, rollout), resources, rollout)
 
     def validation_rollout(self, task: T, resources: NamedResources, rollout: Rollout) -> RolloutRawResult:
         """Works on one task of any other mode; `rollout` unless overridden."""
-        return self.rollout(task, resources, rollout)
+        return self.rollout(task_argument(self.rollout, task, rollout), resources, rollout)
 
     async def training_rollout_async(self, task: T, resources: NamedResources, rollout: Rollout) -> RolloutRawResult:
         """Works on one task of mode `train`; `rollout_async` unless overridden."""
-        return await self.rollout_async(task, resources, rollout)
+        return await self.rollout_async(task_argument(self.rollout_async, task, rollout), resources, rollout)
 
     async def validation_rollout_async(self, task: T, resources: NamedResources, rollout: Rollout) -> RolloutRawResult:
         """Works on one task of any other mode; `rollout_async` unless overridden."""
-        return await self.rollout_async(task, resources, rollout)
+        return await self.rollout_async(task_argument(self.rollout_async, task, rollout), resources, rollout)

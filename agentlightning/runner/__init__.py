@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from agentlightning.runner.agent import LitAgentRunner
 from agentlightning.runner.base import Runner
+from agentlightning.runner.legacy import LegacyAgentRunner
 
-__all__ = ["LitAgentRunner", "Runner"]
+__all__ = ["LegacyAgentRunner", "LitAgentRunner", "Runner"]

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
-import random
-import time
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from agentlightning.codec.errors import CodecError
 from agentlightning.litagent.litagent import LitAgent
 from agentlightning.runner.attempt import AttemptRun
 from agentlightning.runner.base import Runner
+from agentlightning.runner.claims import EVENT_POLL_SECONDS as EVENT_POLL_SECONDS
+from agentlightning.runner.claims import Claims
 from agentlightning.runner.heartbeat import Heartbeat, HeldAttempts
 from agentlightning.runner.resources import ResourcesCache
-from agentlightning.store.errors import Aborted, DeadlineExceeded, Internal, ResourceExhausted, Unavailable
+from agentlightning.runner.results import is_object
+from agentlightning.store.api import MOST_ITEMS
 from agentlightning.tracer.base import Tracer
 from agentlightning.tracer.recording import nowhere
 from agentlightning.types import (
@@ -31,6 +33,8 @@ from agentlightning.types import (
 )
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from agentlightning.execution.events import ExecutionEvent
     from agentlightning.store.base import LightningStore
 
@@ -38,23 +42,17 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-EVENT_POLL_SECONDS: Final = 0.1
-"""How often a waiting runner looks at its stop event."""
-STORE_PATIENCE_SECONDS: Final = 300.0
-"""How long a runner goes on asking a store that does not answer."""
 _LEASE_INTERVALS = 3
 _SHORTEST_LEASE = 5.0
 # What the store's contract allows.
 _LONGEST_LEASE = 86_400.0
-_LONGEST_WAIT = 60.0
-_TRANSIENT = (Unavailable, DeadlineExceeded, ResourceExhausted, Aborted, Internal)
 
 
 class LitAgentRunner(Runner[T]):
-    """Takes rollouts from a store, one at a time, runs the agent on them, and reports.
+    """Takes rollouts from a store, runs the agent on them, and reports.
 
-    Work is claimed by long poll and under a lease, which heartbeats renew. A store that cannot be reached is asked
-    again for up to `STORE_PATIENCE_SECONDS`.
+    Work is claimed by long poll and under a lease, which heartbeats renew; no more than there are free slots for. See
+    `Claims` for what happens while there is no store to ask.
     """
 
     def __init__(
@@ -66,6 +64,8 @@ class LitAgentRunner(Runner[T]):
         interval_jitter: float = 0.5,
         heartbeat_launch_mode: Literal["thread", "asyncio"] = "thread",
         heartbeat_include_gpu: bool = False,
+        *,
+        max_concurrency: int = 1,
     ) -> None:
         """Makes the runner.
 
@@ -80,7 +80,14 @@ class LitAgentRunner(Runner[T]):
             heartbeat_launch_mode: `thread` beats beside the event loop, where an agent that blocks the loop does not
                 stop it; `asyncio` beats on the loop, as does any runner whose store is not thread-safe.
             heartbeat_include_gpu: Whether heartbeats report the GPUs.
+            max_concurrency: How many rollouts to run at once, 1 to 1,000: async ones on the event loop, plain ones each
+                in a thread of its own.
+
+        Raises:
+            ValueError: `max_concurrency` is out of range.
         """
+        if not 1 <= max_concurrency <= MOST_ITEMS:
+            raise ValueError(f"max_concurrency must be from 1 to {MOST_ITEMS}, not {max_concurrency}")
         super().__init__()
         self._tracer = tracer
         self._max_rollouts = max_rollouts
@@ -89,16 +96,29 @@ class LitAgentRunner(Runner[T]):
         self._interval_jitter = interval_jitter
         self._heartbeat_launch_mode = heartbeat_launch_mode
         self._heartbeat_include_gpu = heartbeat_include_gpu
+        self._max_concurrency = max_concurrency
+        self._forget()
+
+    def _forget(self) -> None:
+        self.worker_id = None
         self._agent: LitAgent[T] | None = None
         self._hooks: list[Hook] = []
         self._store: LightningStore | None = None
         self._worker_name: str | None = None
         self._draining = False
+        self._told_of_missing_rewards = False
 
     @property
     def tracer(self) -> Tracer:
         """What records the agent."""
         return self._tracer
+
+    def for_worker(self) -> Self:
+        """Returns a runner like this one, not set up and with a copy of the tracer; see `Runner.for_worker`."""
+        worker = super().for_worker()
+        worker._tracer = copy.copy(self._tracer)  # noqa: SLF001 - one of its own kind
+        worker._forget()  # noqa: SLF001
+        return worker
 
     def init(self, agent: LitAgent[T], *, hooks: Sequence[Hook] | None = None, **kwargs: Any) -> None:
         """Takes the agent, and the hooks to call around each rollout."""
@@ -171,22 +191,31 @@ class LitAgentRunner(Runner[T]):
         What an agent raises fails its attempt and not the runner.
 
         Args:
-            event: Ends the loop when it is set; a rollout at work is finished first.
+            event: Ends the loop when it is set; rollouts at work are finished first.
 
         Raises:
-            StoreError: The store refused, or could not be reached for `STORE_PATIENCE_SECONDS`.
-            asyncio.CancelledError: The call was cancelled; a rollout at work was reported as cancelled.
+            StoreError: The store refused work, or could not be reached for `STORE_PATIENCE_SECONDS`; rollouts at work
+                have been finished.
+            asyncio.CancelledError: The call was cancelled; rollouts at work were reported as cancelled.
         """
         held = HeldAttempts()
         resources = ResourcesCache()
-        done = 0
+
+        def stopping() -> bool:
+            return self._draining or (event is not None and event.is_set())
+
+        claims = Claims(
+            self.get_store(),
+            self.get_worker_id(),
+            poll_interval=self._poll_interval,
+            lease=self._lease(),
+            resources=resources,
+            on_draining=self._drain,
+            stopping=stopping,
+        )
         with nowhere():
             async with self._heartbeat(held):
-                while not self._stopping(event) and (self._max_rollouts is None or done < self._max_rollouts):
-                    rollout = await self._claim(resources, event)
-                    if rollout is not None:
-                        await self._run_attempt(rollout, resources, held)
-                        done += 1
+                done = await self._work(claims, resources, held, stopping)
         logger.info("%s leaves after %d rollouts", self.get_worker_id(), done)
 
     async def step(
@@ -206,7 +235,8 @@ class LitAgentRunner(Runner[T]):
                 input, mode, resources_id, worker_id=self.get_worker_id(), lease=self._lease()
             )
             async with self._heartbeat(held):
-                attempt = await self._run_attempt(rollout, ResourcesCache(), held, event)
+                attempt = self._attempt(rollout, ResourcesCache(), held)
+                await self._perform_until(event, attempt, held)
             if attempt.failure is not None:
                 raise attempt.error or RuntimeError(attempt.failure.message)
             finished = await store.get_rollout_by_id(rollout.rollout_id)
@@ -214,13 +244,46 @@ class LitAgentRunner(Runner[T]):
             raise RuntimeError(f"rollout {rollout.rollout_id} was deleted while it ran")
         return finished
 
-    async def _run_attempt(
-        self,
-        rollout: AttemptedRollout,
-        resources: ResourcesCache,
-        held: HeldAttempts,
-        event: ExecutionEvent | None = None,
-    ) -> AttemptRun:
+    async def _work(
+        self, claims: Claims, resources: ResourcesCache, held: HeldAttempts, stopping: Callable[[], bool]
+    ) -> int:
+        """Fills the free slots until it is told to leave, lets the rest finish, and returns the number of rollouts."""
+        most = sys.maxsize if self._max_rollouts is None else self._max_rollouts
+        running: set[asyncio.Task[None]] = set()
+        taken = 0
+        refusal: Exception | None = None
+        try:
+            while True:
+                free = 0 if refusal or stopping() else min(self._max_concurrency - len(running), most - taken)
+                if free > 0:
+                    try:
+                        rollouts = await claims.take(free)
+                    except Exception as error:  # noqa: BLE001 - raised when what runs has ended
+                        refusal = error
+                        continue
+                    taken += len(rollouts)
+                    # A task of its own has a context of its own, so that one attempt's trace never shows in another.
+                    running.update(
+                        asyncio.create_task(self._perform(self._attempt(rollout, resources, held), held))
+                        for rollout in rollouts
+                    )
+                elif running:
+                    await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                else:
+                    break
+                for task in [task for task in running if task.done()]:
+                    running.remove(task)
+                    task.result()
+        except BaseException:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+            raise
+        if refusal is not None:
+            raise refusal
+        return taken
+
+    def _attempt(self, rollout: AttemptedRollout, resources: ResourcesCache, held: HeldAttempts) -> AttemptRun:
         store = self.get_store()
         attempt = AttemptRun(
             rollout,
@@ -232,9 +295,24 @@ class LitAgentRunner(Runner[T]):
             resources=lambda: resources.resources_for(rollout, store),
             on_ending=lambda: held.mark_ending(attempt.key),
         )
+        return attempt
+
+    async def _perform(self, attempt: AttemptRun, held: HeldAttempts) -> None:
         held.add(attempt.key, attempt.stop)
-        # A task of its own has a context of its own, so that one attempt's trace never shows in the next.
-        running = asyncio.create_task(attempt.run())
+        try:
+            await attempt.run()
+        finally:
+            held.discard(attempt.key)
+        if is_object(attempt.result) and attempt.reward is None and not self._told_of_missing_rewards:
+            self._told_of_missing_rewards = True
+            logger.warning(
+                "the agent returned a %s and no reward: what it returns is kept with its spans as an object. Where an "
+                "algorithm is to learn from it, return a number or call emit_reward",
+                type(attempt.result).__name__,
+            )
+
+    async def _perform_until(self, event: ExecutionEvent | None, attempt: AttemptRun, held: HeldAttempts) -> None:
+        running = asyncio.create_task(self._perform(attempt, held))
         try:
             while not running.done():
                 await asyncio.wait({running}, timeout=None if event is None else EVENT_POLL_SECONDS)
@@ -244,62 +322,7 @@ class LitAgentRunner(Runner[T]):
             running.cancel()
             await asyncio.wait({running})
             raise
-        finally:
-            held.discard(attempt.key)
         running.result()
-        return attempt
-
-    async def _claim(self, resources: ResourcesCache, event: ExecutionEvent | None) -> AttemptedRollout | None:
-        """Waits for work for up to `poll_interval`, and no longer than until the runner is to stop."""
-        asked = time.monotonic()
-        claiming = asyncio.create_task(self._claim_patiently(resources))
-        try:
-            while not claiming.done() and not self._stopping(event):
-                await asyncio.wait({claiming}, timeout=EVENT_POLL_SECONDS)
-        finally:
-            claiming.cancel()
-        await asyncio.wait({claiming})
-        if claiming.cancelled():
-            return None
-        rollout = claiming.result()
-        if rollout is not None and self._stopping(event):
-            await self.get_store().release_attempts([(rollout.rollout_id, rollout.attempt.attempt_id)])
-            return None
-        if rollout is None and not self._stopping(event):
-            # A store that does not wait must not be asked without pause.
-            await asyncio.sleep(min(0.5, max(0.0, asked + self._poll_interval - time.monotonic())))
-        return rollout
-
-    async def _claim_patiently(self, resources: ResourcesCache) -> AttemptedRollout | None:
-        deadline = time.monotonic() + STORE_PATIENCE_SECONDS
-        pause = 1.0
-        while True:
-            try:
-                claimed = await self.get_store().claim_rollouts(
-                    limit=1,
-                    worker_id=self.get_worker_id(),
-                    wait=min(self._poll_interval, _LONGEST_WAIT),
-                    lease=self._lease(),
-                    known_resources=resources.known(),
-                )
-            except _TRANSIENT as error:
-                if time.monotonic() + pause > deadline:
-                    raise
-                logger.warning(
-                    "%s cannot reach the store, trying again in %.0f s: %s", self.get_worker_id(), pause, error
-                )
-                await asyncio.sleep(pause * random.uniform(0.8, 1.2))
-                pause = min(2 * pause, 15.0)
-                continue
-            except CodecError as error:  # the store has been told; the next rollout may be one that can be read
-                logger.error("%s got a rollout that it cannot read: %s", self.get_worker_id(), error)
-                continue
-            self._draining = self._draining or claimed.draining
-            resources.take(claimed.resources)
-            return claimed.rollouts[0] if claimed.rollouts else None
-
-    def _stopping(self, event: ExecutionEvent | None) -> bool:
-        return self._draining or (event is not None and event.is_set())
 
     def _lease(self) -> float | None:
         if self._heartbeat_interval <= 0:
@@ -325,4 +348,7 @@ class LitAgentRunner(Runner[T]):
             held.stop((command.rollout_id, command.attempt_id), command.reason)
         elif not self._draining:
             logger.info("%s was asked to leave: %s", self.get_worker_id(), command.reason)
-            self._draining = True
+            self._drain()
+
+    def _drain(self) -> None:
+        self._draining = True

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from agentlightning.emitter.reward import find_final_reward
-from agentlightning.litagent.litagent import LitAgent, MissingResourceError
+from agentlightning.litagent.litagent import LitAgent, MissingResourceError, working_for
+from agentlightning.litagent.task import task_argument
 from agentlightning.runner.results import spans_of_result
 from agentlightning.tracer.recording import nowhere
 from agentlightning.types import (
@@ -19,7 +20,6 @@ from agentlightning.types import (
     FailureKind,
     Hook,
     NamedResources,
-    RolloutRawResult,
     Span,
 )
 from agentlightning.utils.threads import run_in_thread
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STOP_GRACE_SECONDS: Final = 5.0
-"""What a runner that is being stopped grants the agent to clean up, and the report to arrive."""
+"""What an agent that is stopped gets to clean up, and a runner that is stopped for its report to arrive."""
 
 _MESSAGE_CHARACTERS: Final = 2000
 
@@ -78,6 +78,8 @@ class AttemptRun:
         self.key = (rollout.rollout_id, rollout.attempt.attempt_id)
         self.failure: AttemptFailure | None = None
         self.error: BaseException | None = None
+        self.result: object = None
+        self.reward: float | None = None
         self._agent = agent
         self._runner = runner
         self._store = store
@@ -86,15 +88,14 @@ class AttemptRun:
         self._resources = resources
         self._on_ending = on_ending
         self._loop = asyncio.get_running_loop()
-        self._agent_task: asyncio.Task[_Outcome] | None = None
-        self._stop_reason: str | None = None
+        self._stopped: asyncio.Future[str] = self._loop.create_future()
         self._blame: FailureKind = "infrastructure"
         self._traced = False
         self._unrecorded: list[Span] = []
         self._started = time.monotonic()
 
     async def run(self) -> None:
-        """Runs the agent and reports; afterwards `failure` and `error` say how it went.
+        """Runs the agent and reports; afterwards `failure`, `error`, `result` and `reward` say how it went.
 
         Raises:
             asyncio.CancelledError: This call was cancelled. The attempt has been reported as cancelled, unless the
@@ -102,7 +103,8 @@ class AttemptRun:
             KeyboardInterrupt: The agent raised it. The attempt has been reported as cancelled.
         """
         try:
-            await self._execute()
+            with working_for(self._runner):
+                await self._execute()
         except asyncio.CancelledError as error:
             self._fail("cancelled", "the runner was stopped", error)
             await asyncio.wait({asyncio.create_task(self._finish())}, timeout=STOP_GRACE_SECONDS)
@@ -120,16 +122,15 @@ class AttemptRun:
     def stop(self, reason: str) -> None:
         """Has the agent stopped and the attempt reported as cancelled. May be called from any thread, repeatedly.
 
-        An async agent is cancelled; a plain one runs to its end.
+        An async agent is cancelled; a plain one is asked nothing. One that has not ended after `STOP_GRACE_SECONDS`
+        is left to itself.
         """
         self._loop.call_soon_threadsafe(self._stop, reason)
 
     def _stop(self, reason: str) -> None:
-        if self._stop_reason is None:
-            self._stop_reason = reason
+        if not self._stopped.done():
+            self._stopped.set_result(reason)
             logger.info("stopping rollout %s, attempt %s: %s", *self.key, reason)
-            if self._agent_task is not None:
-                self._agent_task.cancel()
 
     async def _execute(self) -> None:
         try:
@@ -157,28 +158,21 @@ class AttemptRun:
             self._fail(self._blame, f"{type(error).__name__}: {error}", error)
             logger.warning("rollout %s, attempt %s failed", *self.key, exc_info=error)
 
-    async def _call_agent(self, resources: NamedResources) -> RolloutRawResult:
-        training = self.rollout.mode == "train"
-        arguments = (self.rollout.input, resources, self.rollout)
-        agent = self._agent
-        if self._stop_reason is not None:
-            raise _Stopped(self._stop_reason)
-        working: asyncio.Future[_Outcome]
-        if agent.is_async():
-            method = agent.training_rollout_async if training else agent.validation_rollout_async
-            working = self._agent_task = asyncio.create_task(_outcome_of_async(method, arguments))
-        else:
-            call = agent.training_rollout if training else agent.validation_rollout
-            working = run_in_thread(_outcome_of, call, arguments)
+    async def _call_agent(self, resources: NamedResources) -> object:
+        if self._stopped.done():
+            raise _Stopped(self._stopped.result())
+        working = self._start_agent(resources)
+        ends: set[asyncio.Future[Any]] = {working, self._stopped}
         try:
-            await asyncio.wait({working})
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
-            if self._agent_task is not None:
-                self._agent_task.cancel()
-                await asyncio.wait({self._agent_task}, timeout=STOP_GRACE_SECONDS)
+            # A thread hears nothing of it, so there is nothing to wait for.
+            if isinstance(working, asyncio.Task):
+                await self._stop_agent(working)
             raise
-        if self._stop_reason is not None:
-            raise _Stopped(self._stop_reason)
+        if self._stopped.done():
+            await self._stop_agent(working)
+            raise _Stopped(self._stopped.result())
         outcome = _Outcome(error=asyncio.CancelledError()) if working.cancelled() else working.result()
         if isinstance(outcome.error, asyncio.CancelledError):
             raise _AgentCancelled from outcome.error
@@ -186,14 +180,31 @@ class AttemptRun:
             raise RuntimeError(f"the agent tried to end the process: SystemExit({outcome.error.code!r})")
         if outcome.error is not None:
             raise outcome.error
-        result: RolloutRawResult = outcome.value
-        return result
+        return outcome.value
 
-    async def _record(self, result: RolloutRawResult) -> None:
+    def _start_agent(self, resources: NamedResources) -> asyncio.Future[_Outcome]:
+        agent, rollout = self._agent, self.rollout
+        training = rollout.mode == "train"
+        if agent.is_async():
+            method = agent.training_rollout_async if training else agent.validation_rollout_async
+            task = task_argument(method, rollout.input, rollout)
+            return asyncio.create_task(_outcome_of_async(method, task, resources, rollout))
+        call = agent.training_rollout if training else agent.validation_rollout
+        return run_in_thread(_outcome_of, call, task_argument(call, rollout.input, rollout), resources, rollout)
+
+    async def _stop_agent(self, working: asyncio.Future[_Outcome]) -> None:
+        if isinstance(working, asyncio.Task):
+            working.cancel()
+        await asyncio.wait({working}, timeout=STOP_GRACE_SECONDS)
+        if not working.done():
+            logger.warning("the agent goes on with rollout %s, attempt %s, and is left to itself", *self.key)
+
+    async def _record(self, result: object) -> None:
         trace = self._tracer.get_last_trace()
         spans = spans_of_result(result, self.rollout, trace[0].trace_id if trace else None)
         if spans and not self._tracer.record_spans(spans):
             self._unrecorded = spans
+        self.result = result
 
     async def _finish(self) -> None:
         self._on_ending()
@@ -208,14 +219,15 @@ class AttemptRun:
             except Exception as error:  # noqa: BLE001 - becomes the failure of the attempt
                 self._fail("infrastructure", f"its spans could not be stored: {error}", error)
             await self._call_hooks("on_rollout_end", spans=spans)
-            await self._report(find_final_reward(spans))
+            self.reward = find_final_reward(spans)
+            await self._report()
 
-    async def _report(self, reward: float | None) -> None:
+    async def _report(self) -> None:
         seconds = time.monotonic() - self._started
         try:
             if self.failure is None:
                 await self._store.update_attempt(*self.key, status="succeeded")
-                logger.info("rollout %s, attempt %s succeeded in %.2f s, reward %s", *self.key, seconds, reward)
+                logger.info("rollout %s, attempt %s succeeded in %.2f s, reward %s", *self.key, seconds, self.reward)
             else:
                 await self._store.update_attempt(*self.key, status="failed", failure=self.failure)
                 logger.info(
@@ -250,16 +262,18 @@ class _AgentCancelled(Exception):
     """The agent raised CancelledError by itself, which is not the same as this runner being cancelled."""
 
 
-def _outcome_of(call: Callable[..., Any], arguments: tuple[Any, ...]) -> _Outcome:
+def _outcome_of(call: Callable[..., Any], task: Any, resources: NamedResources, rollout: AttemptedRollout) -> _Outcome:
     try:
-        return _Outcome(value=call(arguments[0], resources=arguments[1], rollout=arguments[2]))
+        return _Outcome(value=call(task, resources=resources, rollout=rollout))
     except BaseException as error:  # noqa: BLE001 - handed over
         return _Outcome(error=error)
 
 
-async def _outcome_of_async(call: Callable[..., Coroutine[Any, Any, Any]], arguments: tuple[Any, ...]) -> _Outcome:
+async def _outcome_of_async(
+    call: Callable[..., Coroutine[Any, Any, Any]], task: Any, resources: NamedResources, rollout: AttemptedRollout
+) -> _Outcome:
     # SystemExit and KeyboardInterrupt would leave a task by way of the event loop, and stop that.
     try:
-        return _Outcome(value=await call(arguments[0], resources=arguments[1], rollout=arguments[2]))
+        return _Outcome(value=await call(task, resources=resources, rollout=rollout))
     except BaseException as error:  # noqa: BLE001 - handed over
         return _Outcome(error=error)

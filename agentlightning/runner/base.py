@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
@@ -20,6 +21,14 @@ T = TypeVar("T")
 
 class Runner(ParallelWorkerBase, Generic[T]):
     """Runs an agent on rollouts of a store: `init`, `init_worker`, then `iter` or `step`, and the teardowns."""
+
+    def for_worker(self) -> Self:
+        """Returns a runner like this one for one more worker of the same process.
+
+        The two must share nothing that the set-ups and teardowns touch. This is a shallow copy of a runner that has
+        not been set up; override it where that shares too much.
+        """
+        return copy.copy(self)
 
     def init(self, agent: LitAgent[T], **kwargs: Any) -> None:
         """Takes the agent.
@@ -52,7 +61,7 @@ class Runner(ParallelWorkerBase, Generic[T]):
         """Takes rollouts and runs them until told to stop.
 
         Args:
-            event: Ends the loop when it is set; a rollout at work is finished first.
+            event: Ends the loop when it is set; what is at work is finished first.
         """
         raise NotImplementedError
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+from agentlightning.runner.claims import is_missing_experiment
 from agentlightning.tracer.recording import nowhere
 from agentlightning.types import CommandedWorker, WorkerCommand
 from agentlightning.utils.system_snapshot import system_snapshot
@@ -141,7 +142,9 @@ class Heartbeat:
             for command in worker.commands if isinstance(worker, CommandedWorker) else ():
                 self._on_command(command)
         except Exception as error:  # noqa: BLE001 - the next heartbeat may get through
-            logger.warning("heartbeat of %s failed: %s", self._worker_id, error)
+            # Whoever claims says that the experiment is missing, and says it once.
+            if not is_missing_experiment(error):
+                logger.warning("heartbeat of %s failed: %s", self._worker_id, error)
 
     async def _report_begun(self, key: AttemptKey) -> None:
         try:

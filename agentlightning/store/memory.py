@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from agentlightning.removed import describe_removed
 from agentlightning.store.engine.engine import Engine
 from agentlightning.store.engine.scope import SpanBound
 from agentlightning.store.local import LocalStore
@@ -26,12 +27,11 @@ class InMemoryLightningStore(LocalStore):
             from 1 on if an int. None bounds the whole store to 2 GiB.
         safe_memory_threshold: Spans are dropped down to this; None means four fifths of the other threshold.
         span_size_estimator: Deprecated: sizes are those that the spans have in the store.
-        tracker: Not supported; a server's metrics are asked for at the server.
+        tracker: Not supported.
         scan_debounce_seconds: Accepted as in 0.3.0; a timer looks after attempts at the moment they are due.
 
     Raises:
-        ValueError: A threshold is none, or the safe one is not below the other.
-        TypeError: `tracker` is given.
+        ValueError: A threshold is none, or the safe one is not below the other; or `tracker` is given.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class InMemoryLightningStore(LocalStore):
         scan_debounce_seconds: float = 10.0,
     ) -> None:
         if tracker is not None:
-            raise TypeError("tracker= is not supported; run `python -m agentlightning.store_grpc` and watch the server")
+            raise ValueError(describe_removed("InMemoryLightningStore(tracker=)"))
         if span_size_estimator is not None:
             warnings.warn(
                 "span_size_estimator has no effect: spans are measured as they are stored",

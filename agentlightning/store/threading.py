@@ -37,6 +37,13 @@ class LightningStoreThreaded(LightningStore):
         """Return what the store itself returns."""
         return self.store.otlp_traces_endpoint()
 
+    def stop(self) -> None:
+        """End the thread, and with it the calls that are under way; a later call starts another."""
+        with self._lock:
+            loop, self._loop = self._loop, None
+        if loop is not None:
+            asyncio.run_coroutine_threadsafe(_end(loop), loop)
+
     def wait_iter(self, *, rollout_ids: Any, timeout: float | None = None) -> AsyncGenerator[Rollout, None]:
         return self._iterate(rollout_ids, timeout)
 
@@ -55,8 +62,23 @@ class LightningStoreThreaded(LightningStore):
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._loop.run_forever, name="agentlightning-store", daemon=True).start()
+                threading.Thread(target=_serve, args=(self._loop,), name="agentlightning-store", daemon=True).start()
             return self._loop
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
+
+
+async def _end(loop: asyncio.AbstractEventLoop) -> None:
+    calls = asyncio.all_tasks() - {asyncio.current_task()}
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    loop.call_soon(loop.stop)
 
 
 async def _next(rollouts: AsyncGenerator[Rollout, None]) -> Rollout | None:

@@ -9,11 +9,16 @@ import gc
 import logging
 import signal
 import sys
+from typing import TYPE_CHECKING
 
+from agentlightning.store.engine.engine import Engine
 from agentlightning.store.errors import StoreError
 from agentlightning.store.opening import open_engine
 from agentlightning.store.server.server import StoreServer, refuse_others
 from agentlightning.store_grpc import options as command_line
+
+if TYPE_CHECKING:
+    from agentlightning.rest.serving import RestServer
 
 
 def main() -> int:
@@ -26,7 +31,7 @@ def main() -> int:
     logging.basicConfig(level=options.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         return asyncio.run(_serve(options))
-    except (StoreError, OSError, ValueError) as error:
+    except (ImportError, StoreError, OSError, ValueError) as error:
         print(f"agentlightning store: {error}", file=sys.stderr)
         return 1
 
@@ -47,19 +52,37 @@ async def _serve(options: argparse.Namespace) -> int:
             insecure=options.insecure,
             max_message_bytes=options.max_message_bytes,
         )
-        await server.start()
-        gc.collect()
-        gc.freeze()  # what start-up made stays; the collector need not walk it again and again
-        print(
-            f"agentlightning store listening on {server.address} store={options.store} "
-            f"store_id={engine.storage.store_id}",
-            flush=True,
-        )
-        await stopping.wait()
-        await server.stop(options.grace)
+        rest = None if options.rest_port is None else _rest_server(engine, options)
+        async with contextlib.AsyncExitStack() as running:
+            await server.start()
+            running.push_async_callback(server.stop, options.grace)
+            if rest is not None:
+                await rest.start()
+                running.push_async_callback(rest.stop)
+            gc.collect()
+            gc.freeze()  # what start-up made stays; the collector need not walk it again and again
+            print(
+                f"agentlightning store listening on {server.address} store={options.store} "
+                f"store_id={engine.storage.store_id}",
+                flush=True,
+            )
+            if rest is not None:
+                print(f"agentlightning rest listening on {rest.url}", flush=True)
+            await stopping.wait()
     finally:
         engine.close()
     return 0
+
+
+def _rest_server(engine: Engine, options: argparse.Namespace) -> RestServer:
+    from agentlightning.rest import require_packages
+
+    require_packages()
+    from agentlightning.rest.app import create_app
+    from agentlightning.rest.serving import RestServer
+    from agentlightning.store.face import StoreFace
+
+    return RestServer(create_app(StoreFace(engine)), options.host, options.rest_port, insecure=options.insecure)
 
 
 if __name__ == "__main__":

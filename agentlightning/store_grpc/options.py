@@ -29,6 +29,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     _add(parser, "--port", default="4747", type=_port, help="port to listen on; 0 takes a free one")
     _add(
         parser,
+        "--rest-port",
+        default="none",
+        type=_optional_port,
+        help="port for the legacy REST API, on the same host; 0 takes a free one, none does without",
+    )
+    _add(
+        parser,
         "--store",
         default="memory://",
         help="where the data lives: memory://[?max_bytes=N] or sqlite:///PATH[?synchronous=FULL|NORMAL]; "
@@ -67,6 +74,10 @@ def _port(text: str) -> int:
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"{text} is no port: 0 to 65535")
     return port
+
+
+def _optional_port(text: str) -> int | None:
+    return None if text.lower() == "none" else _port(text)
 
 
 def _bytes(text: str) -> int:

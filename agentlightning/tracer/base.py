@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from agentlightning.tracer.recording import last_recording, remember
 from agentlightning.types import Attributes, ParallelWorkerBase, Span, SpanCoreFields, SpanRecordingContext, TraceStatus
+from agentlightning.utils.callables import is_coroutine_callable
+from agentlightning.utils.threads import background_loop, run_in_thread
 
 if TYPE_CHECKING:
     from agentlightning.store.base import LightningStore
+
+logger = logging.getLogger(__name__)
 
 
 class Tracer(ParallelWorkerBase):
@@ -122,8 +129,43 @@ class Tracer(ParallelWorkerBase):
         finally:
             self.teardown()
 
+    def trace_run(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Calls `func` and records what it does; see `get_last_trace`.
+
+        The call runs in a thread of its own, with the caller's context and no event loop; this one waits for it.
+
+        Raises:
+            TypeError: `func` is async; `trace_run_async` is for those.
+        """
+        if is_coroutine_callable(func):
+            raise TypeError("trace_run calls plain functions; await trace_run_async for an async one")
+
+        trace = last_recording()
+
+        async def traced() -> Any:
+            nonlocal trace
+            async with self.trace_context(name=getattr(func, "__name__", None)):
+                trace = last_recording()
+                return await run_in_thread(func, *args, **kwargs)
+
+        running = asyncio.run_coroutine_threadsafe(traced(), background_loop())
+        try:
+            return running.result()
+        finally:
+            # Ctrl+C while waiting closes the trace.
+            running.cancel()
+            remember(trace)
+
     async def trace_run_async(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Calls `func`, awaits what it returns if that is awaitable, and records both; see `get_last_trace`."""
         async with self.trace_context(name=getattr(func, "__name__", None)):
             result = func(*args, **kwargs)
             return await result if inspect.isawaitable(result) else result
+
+    def get_langchain_handler(self) -> Any:
+        """Returns the handler that records a LangChain agent (`BaseCallbackHandler`), or None.
+
+        A tracer that hears of LangChain's calls in another way, as `OtelTracer` does from instrumentations, needs none.
+        """
+        logger.warning("%s has no callback handler for LangChain; leave it out", type(self).__name__)
+        return None

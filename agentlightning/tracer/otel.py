@@ -19,6 +19,9 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace.status import Status
 from opentelemetry.trace.status import StatusCode as OtelStatusCode
 
+from agentlightning.instrumentation.libraries import INSTRUMENTATION
+from agentlightning.instrumentation.token_ids import token_attributes_of_span
+from agentlightning.removed import raise_if_removed
 from agentlightning.tracer.active import activated
 from agentlightning.tracer.base import Tracer
 from agentlightning.tracer.recording import Recording, current_recording, last_recording, opened
@@ -42,16 +45,33 @@ class OtelTracer(Tracer):
 
     All root spans of an attempt share one trace id. Spans leave in bounded batches in the background; leaving
     `trace_context`, and `flush`, wait for the store's acknowledgement.
+
+    Between `init_worker` and `teardown_worker`, calls of model providers' libraries are recorded; see
+    `agentlightning.instrumentation.instrument_all`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, instrument: bool = True) -> None:
+        """Makes the tracer.
+
+        Args:
+            instrument: Have model calls recorded. Say False if you instrument the libraries yourself later on, or if
+                another process, such as a gateway, records their calls.
+        """
         super().__init__()
+        self._instrument = instrument
+        self._instrumenting = False
         self._provider: TracerProvider | None = None
         self._last: Recording | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy in another process starts afresh: provider and recordings live where their threads are.
-        return {**self.__dict__, "_provider": None, "_last": None, "_store": None}
+        return {**self.__dict__, "_provider": None, "_last": None, "_store": None, "_instrumenting": False}
+
+    def init_worker(self, worker_id: int, store: LightningStore | None = None, *args: Any, **kwargs: Any) -> None:
+        super().init_worker(worker_id, store)
+        if self._instrument and not self._instrumenting:
+            INSTRUMENTATION.acquire(self.tracer_provider)
+            self._instrumenting = True
 
     @property
     def tracer_provider(self) -> TracerProvider:
@@ -182,6 +202,9 @@ class OtelTracer(Tracer):
 
     def teardown_worker(self, worker_id: int, *args: Any, **kwargs: Any) -> None:
         super().teardown_worker(worker_id)
+        if self._instrumenting:
+            INSTRUMENTATION.release()
+            self._instrumenting = False
         self._store = None
         self._last = None
 
@@ -261,7 +284,9 @@ class _RecordingProcessor(SpanProcessor):
         with self._lock:
             recording = self._owners.pop((context.trace_id, context.span_id), None)
         if recording is not None:
-            recording.add(Span.from_opentelemetry(span, recording.rollout_id, recording.attempt_id, 0))
+            recorded = Span.from_opentelemetry(span, recording.rollout_id, recording.attempt_id, 0)
+            recorded.attributes.update(token_attributes_of_span(recorded.attributes))
+            recording.add(recorded)
 
     def shutdown(self) -> None:
         """Does nothing: the processor serves several providers."""
@@ -298,3 +323,10 @@ def _route_global_spans(own: TracerProvider) -> None:
         elif isinstance(current, TracerProvider):
             current.add_span_processor(_PROCESSOR)
             _routed.add(current)
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        raise_if_removed(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

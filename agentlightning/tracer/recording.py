@@ -245,6 +245,11 @@ def last_recording() -> Recording | None:
     return _last.get()
 
 
+def remember(recording: Recording | None) -> None:
+    """Makes `recording` what `last_recording` returns in this context, where it was never open."""
+    _last.set(recording)
+
+
 @contextmanager
 def opened(recording: Recording) -> Iterator[Recording]:
     """Makes the block, and the tasks and threads that inherit its context, belong to `recording`."""

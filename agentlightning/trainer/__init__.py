@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agentlightning.trainer.init_utils import build_component
 from agentlightning.trainer.trainer import Trainer
 
-__all__ = ["Trainer"]
+__all__ = ["Trainer", "build_component"]

@@ -16,8 +16,10 @@ from typing import (
     overload,
 )
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, SerializeAsAny, model_validator
+from typing_extensions import deprecated
 
+from agentlightning.types.deprecated import DeprecatedModel
 from agentlightning.types.resources import ResourcesUpdate
 from agentlightning.types.tracer import Span, SpanCoreFields
 
@@ -291,7 +293,8 @@ class PaginatedResult(BaseModel, Sequence[T_item], Generic[T_item]):
     It equals another page with the same fields, and any list or tuple of equal items.
     """
 
-    items: Sequence[T_item]
+    # As what they are, not as what the page says: the attempts of a page of rollouts belong to its JSON.
+    items: Sequence[SerializeAsAny[T_item]]
     """The items of this page."""
     limit: int
     """The most items that were asked for; -1 for all."""
@@ -364,7 +367,7 @@ class Triplet(BaseModel):
 
 
 class Task(BaseModel):
-    """A task of the legacy client and server; new code works with `Rollout`."""
+    """A task as the legacy client and server know it, and as an agent gets it that annotates its parameter so."""
 
     rollout_id: str
     """Identifies the task and the rollout made of it."""
@@ -393,7 +396,8 @@ class TaskIfAny(BaseModel):
     """The task, if there was one."""
 
 
-class RolloutLegacy(BaseModel):
+@deprecated("RolloutLegacy is deprecated: use Rollout, and the spans of its attempts", category=None)
+class RolloutLegacy(BaseModel, metaclass=DeprecatedModel):
     """What the legacy client reports of a finished task; new code works with `Rollout`."""
 
     rollout_id: str
@@ -412,7 +416,8 @@ class RolloutLegacy(BaseModel):
     """Whatever the reporter attached."""
 
 
-class GenericResponse(BaseModel):
+@deprecated("GenericResponse is deprecated: the methods of LightningStore return what they made", category=None)
+class GenericResponse(BaseModel, metaclass=DeprecatedModel):
     """The legacy server's plain acknowledgement."""
 
     status: str = "success"
@@ -427,7 +432,7 @@ RolloutRawResult = float | list["ReadableSpan"] | list[Span] | list[SpanCoreFiel
 """What an agent may return: nothing (the tracer has it all), the final reward, or the spans of the rollout."""
 
 RolloutRawResultLegacy = float | list[Triplet] | list[dict[str, Any]] | list["ReadableSpan"] | RolloutLegacy | None
-"""What an agent of the legacy runner may return."""
+"""What an agent of the legacy runner may return. Deprecated: use `RolloutRawResult`."""
 
 
 class ParallelWorkerBase:

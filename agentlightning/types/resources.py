@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from urllib.parse import quote
 
@@ -194,11 +195,12 @@ class ResourcesUpdate(BaseModel):
 
     resources_id: str
     """Unique within its experiment."""
-    create_time: float
-    """When it was first published, in seconds since the epoch."""
-    update_time: float
-    """When this version was published, in seconds since the epoch."""
-    version: int
+    # Older releases had neither times nor version, and some still make updates of their own or send them.
+    create_time: float = Field(default_factory=time.time)
+    """When it was first published, in seconds since the epoch; now unless given."""
+    update_time: float = Field(default_factory=lambda fields: fields.get("create_time", 0.0))
+    """When this version was published, in seconds since the epoch; `create_time` unless given."""
+    version: int = 1
     """1 when first published, one more with each update."""
     resources: NamedResources
     """The resources by name."""

@@ -53,6 +53,9 @@ TraceState = dict[str, str]
 StatusCode = Literal["UNSET", "OK", "ERROR"]
 """How the work of a span went. `UNSET` when nobody said."""
 
+# Exporters may send bytes, which JSON has no word for.
+_OPEN = ConfigDict(extra="allow", ser_json_bytes="base64")
+
 _SCALARS = frozenset({str, bool, int, float, bytes, type(None)})
 
 
@@ -129,7 +132,7 @@ def seconds_to_nanos(seconds: float) -> int:
 class SpanContext(BaseModel):
     """What identifies a span across processes."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = _OPEN
 
     trace_id: str
     """The trace, 32 hex digits."""
@@ -154,7 +157,7 @@ class SpanContext(BaseModel):
 class TraceStatus(BaseModel):
     """How the work of a span went."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = _OPEN
 
     status_code: StatusCode
     """How it went."""
@@ -170,7 +173,7 @@ class TraceStatus(BaseModel):
 class Event(BaseModel):
     """Something that happened at one moment of a span."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = _OPEN
 
     name: str
     """What happened."""
@@ -201,7 +204,7 @@ class Event(BaseModel):
 class Link(BaseModel):
     """A reference from one span to another."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = _OPEN
 
     context: SpanContext
     """The other span."""
@@ -220,7 +223,7 @@ class Link(BaseModel):
 class OtelResource(BaseModel):
     """What produced a span: a service, a process."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = _OPEN
 
     attributes: _CheckedAttributes
     """What is known of it."""
@@ -235,6 +238,8 @@ class OtelResource(BaseModel):
 
 class SpanCoreFields(BaseModel):
     """A span before the store knows it: no ids, no place in a trace."""
+
+    model_config = ConfigDict(ser_json_bytes="base64")
 
     name: str
     """What the work was."""
@@ -275,7 +280,7 @@ class Span(BaseModel):
     dictionary with `name` and `version`) are such further fields, present when known.
     """
 
-    model_config = ConfigDict(extra="allow")
+    model_config = _OPEN
 
     rollout_id: str
     """The rollout that it belongs to."""

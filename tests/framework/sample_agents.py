@@ -8,7 +8,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from agentlightning import AttemptedRollout, Hook, LitAgent, algo, emit_reward, prompt_rollout, rollout
+from agentlightning import (
+    AttemptedRollout,
+    Hook,
+    LightningStore,
+    LitAgent,
+    algo,
+    emit_reward,
+    prompt_rollout,
+    rollout,
+)
+from agentlightning.execution import ExecutionEvent, current_worker_name
 from agentlightning.litagent.decorator import FunctionalLitAgent
 
 
@@ -39,6 +49,10 @@ class Echo(LitAgent[Any]):
         kind = task["do"]
         if kind == "reward":
             return task["value"]
+        if kind == "return":
+            return task["value"]
+        if kind == "return spans":
+            return [emit_reward(value, propagate=False) for value in task["values"]]
         if kind == "raise":
             raise ValueError(task["message"])
         if kind == "exit":
@@ -56,6 +70,8 @@ class Echo(LitAgent[Any]):
                 os._exit(7)
             return 1.0
         if kind == "pid":
+            # Long enough for the others to take some too.
+            time.sleep(task.get("seconds", 0.0))
             emit_reward({"pid": os.getpid(), "constant": 1}, primary_key="pid")
             return None
         raise AssertionError(kind)
@@ -76,6 +92,13 @@ class SleepyAsync(LitAgent[Any]):
         return 1.0
 
 
+class WhereAmI(LitAgent[Any]):
+    """Rewards with the id of its process, whatever the task."""
+
+    async def rollout_async(self, task: Any, resources: Any, rollout: Any) -> float:
+        return float(os.getpid())
+
+
 class DiesAtUnpickling(LitAgent[Any]):
     def __setstate__(self, state: dict[str, Any]) -> None:
         raise RuntimeError("this agent cannot live here")
@@ -92,6 +115,37 @@ class NotingHook(Hook):
     def append(self, line: str) -> None:
         with open(self.path, "a") as file:
             file.write(line)
+
+
+@algo
+async def enqueue_and_wait(*, store: Any, train_dataset: Any, initial_resources: Any) -> None:
+    """Runs every sample once, and notes in the metadata which process asked for it."""
+    await store.add_resources(initial_resources)
+    ids = [
+        (await store.enqueue_rollout(sample, metadata={"asked by": os.getpid()})).rollout_id for sample in train_dataset
+    ]
+    await store.wait_for_rollouts(rollout_ids=ids)
+
+
+@algo
+async def failing_algorithm(*, store: Any, train_dataset: Any) -> None:
+    """Fails once its rollout is at work."""
+    await store.add_resources({})
+    await store.enqueue_rollout(train_dataset[0])
+    while not Path(train_dataset[0]["mark"]).exists():  # noqa: ASYNC110, ASYNC240
+        await asyncio.sleep(0.05)
+    raise LookupError("lost the thread")
+
+
+async def wait_to_be_told(store: LightningStore, event: ExecutionEvent) -> None:
+    """The algorithm's side of a run that does nothing."""
+    while not event.is_set():  # noqa: ASYNC110
+        await asyncio.sleep(0.05)
+
+
+async def note_name(store: LightningStore, worker_id: int, event: ExecutionEvent) -> None:
+    """The runners' side of a run that only says who is there."""
+    await store.update_worker(current_worker_name() or "nobody")
 
 
 @algo

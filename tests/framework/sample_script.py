@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import agentlightning as agl
+from agentlightning.execution import SharedMemoryExecutionStrategy
 
 
 def begin(task: dict[str, Any]) -> None:
@@ -41,20 +44,39 @@ async def algorithm(*, store: Any, train_dataset: Any, initial_resources: Any) -
         print("reward", agl.find_final_reward(spans), flush=True)
 
 
-def main(what: str, address: str, mark: str) -> None:
+@agl.rollout
+async def crash(task: dict[str, Any], prompt_template: Any) -> float:
+    begin(task)
+    os._exit(3)
+
+
+@agl.rollout
+async def stuck(task: dict[str, Any], prompt_template: Any) -> float:
+    begin(task)
+    threading.Event().wait(60)
+    return 1.0
+
+
+AGENTS = {"train": agent, "block": agent, "await": async_agent, "crash": crash, "stuck": stuck}
+
+
+def strategy(kind: str) -> agl.ExecutionStrategy:
+    if kind == "shm":
+        return SharedMemoryExecutionStrategy(n_runners=2, graceful_delay=1.0)
+    method: Any = kind
+    return agl.ClientServerExecutionStrategy(n_runners=2, start_method=method)
+
+
+def main(what: str, address: str, mark: str, kind: str = "spawn") -> None:
     logging.basicConfig(level=logging.INFO)
     trainer = agl.Trainer(
-        n_runners=2,
+        strategy=strategy(kind),
         algorithm=algorithm,
         store=agl.LightningStoreClient(address) if address else None,
         initial_resources={"prompt": agl.PromptTemplate(template="{n}", engine="f-string")},
     )
-    if what == "train":
-        trainer.fit(agent, [{"n": n} for n in range(4)])
-    elif what == "block":
-        trainer.fit(agent, [{"n": 1, "seconds": 60, "mark": mark}])
-    else:
-        trainer.fit(async_agent, [{"n": 1, "seconds": 60, "mark": mark}])
+    samples = [{"n": n} for n in range(4)] if what == "train" else [{"n": 1, "seconds": 60, "mark": mark}]
+    trainer.fit(AGENTS[what], samples)
     print("done", flush=True)
 
 

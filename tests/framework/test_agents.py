@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import pickle
-from typing import Any
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Optional
 
 import pytest
 import sample_agents
+from runners import finish, make_runner, ready, reward_of, running
 
 from agentlightning import (
     LLM,
@@ -16,11 +23,13 @@ from agentlightning import (
     PromptTemplate,
     ProxyLLM,
     Rollout,
+    RolloutConfig,
+    Task,
     llm_rollout,
     prompt_rollout,
     rollout,
 )
-from agentlightning.litagent.decorator import FunctionalLitAgent
+from agentlightning.litagent import FunctionalLitAgent
 from agentlightning.litagent.litagent import MissingResourceError, is_v0_1_rollout_api
 
 LLM_A = LLM(endpoint="http://a", model="a")
@@ -219,3 +228,210 @@ def test_old_rollout_signatures_are_recognised() -> None:
 
     assert is_v0_1_rollout_api(old)
     assert not is_v0_1_rollout_api(new)
+
+
+WHOLE = Task(
+    rollout_id="ro-1",
+    input="in",
+    mode="val",
+    resources_id="rs-1",
+    create_time=1.0,
+    last_claim_time=5.0,
+    num_claims=2,
+    metadata={"note": "n"},
+)
+DESCRIBED = AttemptedRollout(
+    rollout_id="ro-1",
+    input="in",
+    mode="val",
+    resources_id="rs-1",
+    start_time=1.0,
+    metadata={"note": "n"},
+    attempt=Attempt(rollout_id="ro-1", attempt_id="at-2", sequence_id=2, start_time=5.0),
+)
+
+
+class other:  # noqa: N801 - stands for a module of the user's
+    class Task(dict[str, Any]):
+        """A type of the user's own."""
+
+
+def given_with(annotation: Any) -> Any:
+    """Returns what an agent gets whose `task` is annotated like this."""
+
+    def agent(task, llm: OnlyForTypeCheckers):  # type: ignore[name-defined]  # noqa: F821
+        return task
+
+    agent.__annotations__["task"] = annotation
+    return llm_rollout(agent).rollout("in", {"m": LLM_A}, DESCRIBED)
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        Task,
+        "Task",
+        "Task | None",
+        Optional[Task],  # noqa: UP045
+        Optional["Task"],
+        Annotated[Task, "with a note"],
+        "Annotated[Task | None, 'with a note']",
+    ],
+    ids=str,
+)
+def test_a_task_parameter_annotated_task_gets_the_whole_task(annotation: Any) -> None:
+    assert given_with(annotation) == WHOLE
+
+
+@pytest.mark.parametrize(
+    "annotation", [Any, dict, None, "str", "list[Task]", list[Task], "other.Task", other.Task, "Rollout", 3], ids=str
+)
+def test_a_task_parameter_annotated_otherwise_gets_the_input(annotation: Any, caplog: pytest.LogCaptureFixture) -> None:
+    assert given_with(annotation) == "in"
+    assert caplog.text == ""
+
+
+def test_an_annotation_that_means_nothing_at_run_time_is_pointed_out_once(caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        assert given_with("only_for_type_checkers.Task") == "in"
+        assert given_with("only_for_type_checkers.Sample") == "in"
+    (record,) = caplog.records
+    assert "import agentlightning.Task outside of `if TYPE_CHECKING:`" in record.getMessage()
+
+
+def test_a_new_rollout_makes_a_task_without_claims() -> None:
+    @llm_rollout
+    def agent(task: Task, llm: Any) -> Any:
+        return task
+
+    given = agent.rollout("in", {"m": LLM_A}, PLAIN)
+    assert given == Task(rollout_id="ro-1", input="in", create_time=0.0)
+    assert given.metadata == {}
+
+
+@pytest.mark.parametrize("annotation", [Task, Any])
+def test_a_task_that_is_handed_over_is_passed_on(annotation: Any) -> None:
+    def agent(task, llm):  # type: ignore[no-untyped-def]
+        return task
+
+    agent.__annotations__["task"] = annotation
+    assert llm_rollout(agent).rollout(WHOLE, {"m": LLM_A}, PLAIN) is WHOLE
+
+
+class Callee:
+    async def __call__(self, task: Task, llm: Any) -> Any:
+        return task
+
+
+def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return await function(*args, **kwargs)
+
+    return wrapper
+
+
+async def two_models(task: Task, llm: Any, name: str) -> Any:
+    return task
+
+
+@pytest.mark.parametrize("function", [Callee(), wrapped(Callee().__call__), functools.partial(two_models, name="m")])
+async def test_callables_of_every_kind_get_the_task_that_they_ask_for(function: Any) -> None:
+    agent: FunctionalLitAgent[Any] = FunctionalLitAgent(function)
+    assert await agent.rollout_async("in", {"m": LLM_A}, DESCRIBED) == WHOLE
+
+
+class Overriding(LitAgent[Any]):
+    def rollout(self, task: Task, resources: Any, rollout: Any) -> Any:
+        return task.input, task.num_claims
+
+    def validation_rollout(self, sample: Task, resources: Any, rollout: Any) -> Any:
+        return "val", sample.metadata
+
+    async def rollout_async(self, task: Task, resources: Any, rollout: Any) -> Any:
+        return task.input, task.mode
+
+
+async def test_overridden_methods_of_classes_get_the_task_that_they_ask_for() -> None:
+    agent = Overriding()
+    assert agent.training_rollout("in", {}, DESCRIBED) == ("in", 2)
+    assert await agent.training_rollout_async("in", {}, DESCRIBED) == ("in", "val")
+    assert await agent.validation_rollout_async("in", {}, DESCRIBED) == ("in", "val")
+
+
+async def test_runners_hand_over_whole_tasks() -> None:
+    given: list[Any] = []
+
+    class Both(LitAgent[Any]):
+        def rollout(self, task: Task, resources: Any, rollout: Any) -> float:
+            given.append(task)
+            if task.num_claims == 1:
+                raise ValueError("not yet")
+            return 1.0
+
+        def validation_rollout(self, task: Any, resources: Any, rollout: Any) -> float:
+            given.append(task)
+            return 0.5
+
+    store = await ready()
+    config = RolloutConfig(max_attempts=2, retry_condition=["failed"])
+    async with running(Both(), store):
+        training = await store.enqueue_rollout("t", mode="train", config=config, metadata={"note": 1})
+        (attempt,) = await finish(store, training)
+        (validated,) = await finish(store, await store.enqueue_rollout("v", mode="val"))
+    assert [task.num_claims for task in given[:2]] == [1, 2]
+    assert given[1] == Task(
+        rollout_id=training.rollout_id,
+        input="t",
+        mode="train",
+        resources_id=training.resources_id,
+        create_time=training.start_time,
+        last_claim_time=attempt.start_time,
+        num_claims=2,
+        metadata={"note": 1},
+    )
+    assert given[2] == "v"
+    assert await reward_of(store, validated) == 0.5
+
+
+class Meeting(LitAgent[Any]):
+    """Ends when two rollouts have begun."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runners: dict[str, Any] = {}
+        self.tracers: dict[str, Any] = {}
+        self.both = threading.Barrier(2)
+
+    def rollout(self, task: Any, resources: Any, rollout: Any) -> float:
+        self.both.wait(20)
+        self.runners[rollout.attempt.worker_id] = self.get_runner()
+        self.tracers[rollout.attempt.worker_id] = self.tracer
+        return 1.0
+
+
+class MeetingAsync(Meeting):
+    async def rollout_async(self, task: Any, resources: Any, rollout: Any) -> float:
+        return await asyncio.to_thread(self.rollout, task, resources, rollout)
+
+
+@pytest.mark.parametrize("kind", [Meeting, MeetingAsync])
+async def test_an_agent_of_several_runners_knows_which_one_runs_it(kind: type[Meeting]) -> None:
+    store = await ready()
+    agent = kind()
+    first, second = make_runner(max_rollouts=1), make_runner(max_rollouts=1)
+    for _ in range(2):
+        await store.enqueue_rollout(None)
+    with (
+        first.run_context(agent=agent, store=store, worker_id=1),
+        second.run_context(agent=agent, store=store, worker_id=2),
+    ):
+        await asyncio.gather(first.iter(), second.iter())
+        assert agent.get_runner() is second
+    assert agent.runners == {"Worker-1": first, "Worker-2": second}
+    assert agent.tracers == {"Worker-1": first.tracer, "Worker-2": second.tracer}
+
+
+def examples() -> list[str]:
+    page = Path(__file__).parent.parent.parent / "docs" / "agents.md"
+    return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)

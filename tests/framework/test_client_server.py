@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -163,26 +162,95 @@ def test_the_run_outlives_a_server_that_is_killed_and_started_again(tmp_path: Pa
             process.stop()
 
 
-def test_a_runner_that_dies_is_reported_and_the_others_do_its_work(
+def test_a_runner_that_is_killed_is_started_again_and_nothing_is_lost_or_doubled(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    mark = tmp_path / "mark"
+
+    async def pids_of(store: Any, done: list[AttemptedRollout]) -> set[int]:
+        return {int(reward) for item in done if (reward := await reward_of(store, item)) is not None}
+
     @algo
     async def algorithm(*, store: Any) -> None:
-        # Make sure that there are two before one is lost.
-        while len(await store.query_workers()) < 2:  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
         config = RolloutConfig(max_attempts=2, retry_condition=["unresponsive"])
-        (done,) = await run_rollouts(store, [{"do": "once", "mark": str(tmp_path / "mark")}], config=config)
-        assert done.status == "succeeded"
-        first, second = await store.query_attempts(done.rollout_id)
-        assert (first.status, second.status) == ("unresponsive", "succeeded")
-        assert first.worker_id != second.worker_id
+        inputs = [{"do": "pid", "seconds": 0.2}] * 8
+        killing = asyncio.create_task(run_rollouts(store, [{"do": "once", "mark": str(mark)}], config=config))
+        await until(mark.exists)
+        victim = int(mark.read_text())
+        os.kill(victim, signal.SIGKILL)
+        pids: set[int] = set()
+        while len(pids) < 4:
+            done = await run_rollouts(store, inputs, config=config)
+            pids |= await pids_of(store, done)
+        assert victim not in pids
+        (killed,) = await killing
+        assert [attempt.status for attempt in await store.query_attempts(killed.rollout_id)] == [
+            "unresponsive",
+            "succeeded",
+        ]
+        rollouts = await store.query_rollouts()
+        assert {item.status for item in rollouts} == {"succeeded"}
+        for item in rollouts:
+            assert len(await store.query_spans(item.rollout_id)) == 1
+            if item.rollout_id != killed.rollout_id:
+                assert len(await store.query_attempts(item.rollout_id)) == 1
+        assert {worker.worker_id for worker in await store.query_workers()} == {f"Worker-{n}" for n in range(4)}
+
+    Trainer(n_runners=4, algorithm=algorithm, runner=quick_runner()).fit(sample_agents.Echo())
+    assert "ended with signal 9 (exit code -9); it is started again in 1 s (1 of 3 restarts)" in caplog.text
+
+
+def test_rollouts_of_every_kind_come_to_the_end_that_they_should(tmp_path: Path) -> None:
+    returned: dict[str, Any] = {
+        "nothing": (None, None),
+        "a float": (0.25, 0.25),
+        "a whole number": (3, 3.0),
+        "a truth": (True, 1.0),
+        "a text": ("text", None),
+        "a dictionary": ({"answer": [1, None]}, None),
+        "messages": ([{"role": "user", "content": "hi"}], None),
+        "an empty list": ([], None),
+    }
+
+    @algo
+    async def algorithm(*, store: Any) -> None:
+        await store.add_resources({})
+
+        async def enqueue(task: dict[str, Any], **config: Any) -> str:
+            rollout = await store.enqueue_rollout(task, config=RolloutConfig(**config))
+            return str(rollout.rollout_id)
+
+        cancelled = await enqueue({"do": "sleep", "seconds": 60, "mark": str(tmp_path / "mark")})
+        await until((tmp_path / "mark").exists)
+        await store.update_rollout(cancelled, status="cancelled")
+        late = await enqueue({"do": "sleep", "seconds": 60, "mark": str(tmp_path / "late")}, timeout_seconds=1.0)
+        failing = await enqueue({"do": "raise", "message": "no idea"})
+        many = await enqueue({"do": "return spans", "values": [1.0, 2.0]})
+        ids = {name: await enqueue({"do": "return", "value": value}) for name, (value, _) in returned.items()}
+        everything = [cancelled, late, failing, many, *ids.values()]
+        done = await store.wait_for_rollouts(rollout_ids=everything, timeout=60)
+        ends = {item.rollout_id: item for item in done}
+        assert len(ends) == len(everything)
+        assert ends[cancelled].status == "cancelled"
+        assert (ends[late].status, ends[late].attempt.status) == ("failed", "timeout")
+        assert ends[failing].status == "failed"
+        assert (ends[failing].attempt.failure.kind, ends[failing].attempt.failure.message) == (
+            "agent_error",
+            "ValueError: no idea",
+        )
+        assert len(await store.query_spans(many)) == 2
+        for name, (_, reward) in returned.items():
+            assert ends[ids[name]].status == "succeeded", name
+            assert await reward_of(store, ends[ids[name]]) == reward, name
 
     Trainer(n_runners=2, algorithm=algorithm, runner=quick_runner()).fit(sample_agents.Echo())
-    assert "ended with exit code 7" in caplog.text
 
 
-def test_a_run_without_runners_ends_with_an_error_that_says_why(tmp_path: Path) -> None:
+def without_restarts(**arguments: Any) -> ClientServerExecutionStrategy:
+    return ClientServerExecutionStrategy(max_restarts=0, **arguments)
+
+
+def test_a_run_without_runners_ends_with_an_error_that_says_why() -> None:
     began = time.monotonic()
 
     @algo
@@ -192,17 +260,19 @@ def test_a_run_without_runners_ends_with_an_error_that_says_why(tmp_path: Path) 
         await store.wait_for_rollouts(rollout_ids=[rollout.rollout_id])
 
     with pytest.raises(RuntimeError, match=r"no runner is left.*ended with exit code 3"):
-        Trainer(algorithm=algorithm).fit(sample_agents.Echo())
+        Trainer(algorithm=algorithm, strategy=without_restarts()).fit(sample_agents.Echo())
     assert time.monotonic() - began < 20
 
 
-def test_an_agent_that_cannot_live_in_a_process_is_named() -> None:
+def test_an_agent_that_cannot_live_in_a_process_is_named_when_the_restarts_are_used_up() -> None:
     @algo
     async def algorithm(*, store: Any) -> None:
         await asyncio.sleep(60)
 
-    with pytest.raises(RuntimeError, match=r"exit code 1.*before it began"):
-        Trainer(n_runners=2, algorithm=algorithm).fit(sample_agents.DiesAtUnpickling())
+    with pytest.raises(RuntimeError, match=r"exit code 1.*before it began.*runner 1.*the last of 1 restarts"):
+        Trainer(algorithm=algorithm, strategy=ClientServerExecutionStrategy(n_runners=2, max_restarts=1)).fit(
+            sample_agents.DiesAtUnpickling()
+        )
 
 
 def test_an_agent_that_cannot_be_sent_is_refused_before_anything_starts() -> None:
@@ -217,7 +287,7 @@ def test_an_agent_that_cannot_be_sent_is_refused_before_anything_starts() -> Non
         nonlocal ran
         ran = True
 
-    with pytest.raises(TypeError, match=r"cannot be sent to runner processes.*at the top level"):
+    with pytest.raises(TypeError, match=r"cannot be sent to another process.*at the top level"):
         Trainer(algorithm=algorithm).fit(local_agent)
     assert not ran
 
@@ -296,14 +366,24 @@ def test_runners_alone_end_with_their_max_rollouts() -> None:
     assert statuses == ["queuing"] + ["succeeded"] * 4
 
 
-def test_an_algorithm_is_told_that_the_runners_have_left(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_algorithm_that_needs_no_runners_any_more_goes_on_without_them(caplog: pytest.LogCaptureFixture) -> None:
     @algo
     async def algorithm(*, store: Any) -> None:
         await run_rollouts(store, [{"do": "reward", "value": 1}])
-        await asyncio.sleep(4)
+        await until(lambda: "the algorithm goes on without them" in caplog.text)
 
     Trainer(max_rollouts=1, algorithm=algorithm).fit(sample_agents.Echo())
-    assert "the algorithm goes on without them" in caplog.text
+
+
+def test_rollouts_that_nobody_is_left_to_run_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentlightning.execution.supervision.STALL_SECONDS", 1.0)
+
+    @algo
+    async def algorithm(*, store: Any) -> None:
+        await run_rollouts(store, [{"do": "reward", "value": 1}] * 5)
+
+    with pytest.raises(RuntimeError, match=r"3 rollouts wait for a runner.*Raise max_rollouts or n_runners"):
+        Trainer(n_runners=2, max_rollouts=1, algorithm=algorithm).fit(sample_agents.Echo())
 
 
 def run_script(*arguments: str, script: str = "sample_script.py") -> subprocess.Popen[str]:
@@ -316,8 +396,9 @@ def run_script(*arguments: str, script: str = "sample_script.py") -> subprocess.
     )
 
 
-def test_agents_of_the_main_script_work() -> None:
-    process = run_script("train", "", "")
+@pytest.mark.parametrize("start_method", ["spawn", "forkserver"])
+def test_agents_of_the_main_script_work(start_method: str) -> None:
+    process = run_script("train", "", "", start_method)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
     assert [line for line in output.splitlines() if line.startswith(("reward", "done"))] == [
@@ -347,7 +428,7 @@ def test_an_agent_of_an_interactive_session_is_refused() -> None:
         timeout=60,
         check=False,
     )
-    assert "TypeError: the agent is defined in an interactive session" in done.stderr
+    assert "TypeError: the agent or its runner is defined in an interactive session" in done.stderr
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
@@ -358,19 +439,28 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("agent", ["block", "await"])
-def test_ctrl_c_ends_the_run_cleanly(agent: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("agent", "start_method", "number"),
+    [("block", "spawn", "SIGINT"), ("await", "forkserver", "SIGINT"), ("await", "spawn", "SIGTERM")],
+)
+def test_ctrl_c_and_sigterm_end_the_run_cleanly(agent: str, start_method: str, number: str, tmp_path: Path) -> None:
     with store_process() as server:
-        process = run_script(agent, server.address, str(tmp_path / "mark"))
+        process = run_script(agent, server.address, str(tmp_path / "mark"), start_method)
         wait_for(tmp_path / "mark", process)
         family = descendants(process.pid)
         began = time.monotonic()
-        # A terminal sends it to the whole group.
-        os.killpg(process.pid, signal.SIGINT)
+        if number == "SIGINT":  # a terminal sends it to the whole group
+            os.killpg(process.pid, signal.SIGINT)
+        else:
+            process.terminate()
         output, _ = process.communicate(timeout=30)
-        assert time.monotonic() - began < 10
-        assert process.returncode == -signal.SIGINT or process.returncode == 1
-        assert output.count("\nKeyboardInterrupt") == 1, output
+        assert time.monotonic() - began < 15
+        if number == "SIGINT":
+            assert process.returncode == -signal.SIGINT
+            assert output.count("Traceback") == output.count("\nKeyboardInterrupt") == 1, output
+        else:
+            assert process.returncode == 128 + signal.SIGTERM
+            assert "Traceback" not in output
         assert "is killed" not in output
         assert until_gone(family, 2) == set()
         (done,) = asyncio.run(_rollouts(LightningStoreClient(server.address)))
@@ -392,50 +482,33 @@ def test_ctrl_c_twice_ends_the_run_at_once(tmp_path: Path) -> None:
         assert until_gone(family, 2) == set()
 
 
-def test_runners_do_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_run_that_is_about_to_start_a_runner_again(tmp_path: Path) -> None:
+    process = run_script("crash", "", str(tmp_path / "mark"))
+    assert process.stdout is not None
+    lines = []
+    while "it is started again in 1 s" not in (line := process.stdout.readline()):
+        assert line, "".join(lines)
+        lines.append(line)
+    family = descendants(process.pid)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=10)
+    assert output.count("Traceback") == output.count("\nKeyboardInterrupt") == 1, output
+    assert "is killed" not in output
+    assert until_gone(family, 2) == set()
+
+
+@pytest.mark.parametrize("start_method", ["spawn", "forkserver"])
+def test_runners_do_not_outlive_a_parent_that_is_killed(start_method: str, tmp_path: Path) -> None:
     with store_process() as server:
-        process = run_script("block", server.address, str(tmp_path / "mark"))
+        process = run_script("block", server.address, str(tmp_path / "mark"), start_method)
         wait_for(tmp_path / "mark", process)
         family = descendants(process.pid)
         assert len(family) >= 2
         process.kill()
-        process.communicate(timeout=10)
+        process.communicate(timeout=20)
         assert until_gone(family, 15) == set()
         (done,) = asyncio.run(_rollouts(LightningStoreClient(server.address)))
         assert done.attempt.failure.kind == "cancelled"
-
-
-RUNNER_SIDE = """
-import sys, sample_agents
-from agentlightning import Trainer
-if __name__ == "__main__":
-    Trainer(max_rollouts=2, n_runners=int(sys.argv[1])).fit(sample_agents.Echo())
-"""
-
-
-@pytest.mark.parametrize("n_runners", [1, 2])
-def test_algorithm_and_runners_can_be_apart(n_runners: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    script = tmp_path / "runner_side.py"
-    script.write_text(RUNNER_SIDE)
-    monkeypatch.setenv("AGL_SERVER_PORT", str(port))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]))
-    # Runners may come first.
-    runners = subprocess.Popen(
-        [sys.executable, str(script), str(n_runners)], env={**os.environ, "AGL_CURRENT_ROLE": "runner"}
-    )
-
-    class Waiting(Algorithm):
-        async def run(self, train_dataset: Any = None, val_dataset: Any = None) -> None:
-            await asyncio.sleep(1.0)
-            await run_rollouts(self.get_store(), [{"do": "reward", "value": 1}] * 2 * n_runners)
-            await asyncio.to_thread(runners.wait, 20)
-
-    monkeypatch.setenv("AGL_CURRENT_ROLE", "algorithm")
-    Trainer(algorithm=Waiting()).fit(sample_agents.Echo())
-    assert runners.returncode == 0
 
 
 def test_the_configuration_comes_from_arguments_environment_and_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -453,10 +526,16 @@ def test_the_configuration_comes_from_arguments_environment_and_defaults(monkeyp
     assert ClientServerExecutionStrategy(role="algorithm", server_port=1).server_port == 1
     with pytest.raises(ValueError, match="the role must be one of"):
         ClientServerExecutionStrategy(role="boss")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="main_process"):
-        ClientServerExecutionStrategy(main_process="runner")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="at least 1"):
-        ClientServerExecutionStrategy(n_runners=0)
+    for arguments, message in {
+        (("main_process", "agent"),): "main_process must be",
+        (("main_process", "runner"),): "needs the role both and one runner, not the role runner",
+        (("role", "both"), ("main_process", "runner"), ("n_runners", 2)): "not the role both and n_runners=2",
+        (("n_runners", 0),): "at least 1",
+        (("max_restarts", -1),): "at least 0",
+        (("start_method", "fork"),): "start_method must be spawn or forkserver.*cannot use gRPC",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            ClientServerExecutionStrategy(**dict(arguments))  # type: ignore[arg-type]
     monkeypatch.setenv("AGL_SERVER_PORT", "many")
     with pytest.raises(ValueError, match="AGL_SERVER_PORT='many' is not a whole number"):
         ClientServerExecutionStrategy()

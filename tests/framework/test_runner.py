@@ -6,191 +6,36 @@ import asyncio
 import contextvars
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from opentelemetry import trace as trace_api
 from processes import until
+from runners import Async, Body, Sync, finish, make_runner, ready, reward_of, run_one, running
 
 from agentlightning import (
     LLM,
-    Attempt,
     AttemptedRollout,
     Hook,
     InMemoryLightningStore,
     LightningStore,
     LitAgent,
-    LitAgentRunner,
-    OtelTracer,
     PromptTemplate,
-    Rollout,
     RolloutConfig,
     Runner,
     Span,
-    SpanCoreFields,
     ThreadingEvent,
-    TraceStatus,
     emit_reward,
-    find_final_reward,
     rollout,
 )
 from agentlightning.runner import agent as runner_module
 from agentlightning.runner.heartbeat import BEGUN_AFTER_SECONDS
 
-Body = Callable[[Any, Any, AttemptedRollout], Any]
-
-
-class Sync(LitAgent[Any]):
-    """A plain agent that does what a function does."""
-
-    def __init__(self, body: Body) -> None:
-        super().__init__()
-        self.body = body
-
-    def rollout(self, task: Any, resources: Any, rollout: Any) -> Any:
-        return self.body(task, resources, rollout)
-
-
-class Async(LitAgent[Any]):
-    """An async agent that awaits what a function returns."""
-
-    def __init__(self, body: Body) -> None:
-        super().__init__()
-        self.body = body
-
-    async def rollout_async(self, task: Any, resources: Any, rollout: Any) -> Any:
-        return await self.body(task, resources, rollout)
-
 
 @pytest.fixture
 async def store() -> LightningStore:
-    store = InMemoryLightningStore()
-    await store.add_resources({})
-    return store
-
-
-def make_runner(**arguments: Any) -> LitAgentRunner[Any]:
-    return LitAgentRunner(OtelTracer(), **arguments)
-
-
-@asynccontextmanager
-async def running(
-    agent: LitAgent[Any], store: LightningStore, *, hooks: Sequence[Hook] = (), **arguments: Any
-) -> AsyncIterator[asyncio.Task[None]]:
-    """Has a runner take rollouts during the block."""
-    runner = make_runner(**arguments)
-    event = ThreadingEvent()
-    with runner.run_context(agent=agent, store=store, hooks=hooks, worker_id=3):
-        task = asyncio.create_task(runner.iter(event=event))
-        try:
-            yield task
-        finally:
-            event.set()
-            await asyncio.wait({task}, timeout=20)
-            assert task.done()
-    if not task.cancelled():
-        task.result()
-
-
-async def finish(store: LightningStore, *rollouts: Rollout, timeout: float = 20) -> list[Attempt]:
-    """Waits for rollouts and returns their latest attempts."""
-    ids = [rollout.rollout_id for rollout in rollouts]
-    done = await store.wait_for_rollouts(rollout_ids=ids, timeout=timeout)
-    assert len(done) == len(ids)
-    attempts = []
-    for item in done:
-        assert isinstance(item, AttemptedRollout)
-        assert item.status == item.attempt.status
-        attempts.append(item.attempt)
-    return attempts
-
-
-async def run_one(agent: LitAgent[Any], store: LightningStore, input: Any = None, **arguments: Any) -> Attempt:
-    async with running(agent, store, **arguments):
-        (attempt,) = await finish(store, await store.enqueue_rollout(input))
-    return attempt
-
-
-async def reward_of(store: LightningStore, attempt: Attempt) -> float | None:
-    return find_final_reward(await store.query_spans(attempt.rollout_id, attempt.attempt_id))
-
-
-@pytest.mark.parametrize(
-    ("result", "reward"), [(0.5, 0.5), (1, 1.0), (True, 1.0), (0, 0.0), (False, 0.0), (None, None)]
-)
-@pytest.mark.parametrize("kind", [Sync, Async])
-async def test_a_number_is_the_reward_and_none_is_none(
-    store: LightningStore, kind: Any, result: Any, reward: float | None
-) -> None:
-    async def answer() -> Any:
-        return result
-
-    body: Body = (lambda *_: result) if kind is Sync else (lambda *_: answer())
-    attempt = await run_one(kind(body), store)
-    assert attempt.status == "succeeded"
-    assert attempt.failure is None
-    assert attempt.worker_id == "Worker-3"
-    assert await reward_of(store, attempt) == reward
-
-
-def core_span(name: str) -> SpanCoreFields:
-    return SpanCoreFields(
-        name=name, status=TraceStatus(status_code="OK"), attributes={"a": 1}, start_time=1.75e9, end_time=1.75e9
-    )
-
-
-def recorded_span(name: str) -> Any:
-    span = trace_api.get_tracer("test").start_span(name)
-    span.end()
-    return span._readable_span()  # type: ignore[attr-defined]  # noqa: SLF001
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda name, rollout: Span.from_attributes(attributes={"a": 1}, name=name),
-        lambda name, rollout: Span.from_attributes(
-            attributes={}, name=name, rollout_id=rollout.rollout_id, attempt_id=rollout.attempt.attempt_id
-        ),
-        lambda name, rollout: core_span(name),
-        lambda name, rollout: recorded_span(name),
-    ],
-)
-async def test_a_list_of_spans_is_stored_once(store: LightningStore, make: Any) -> None:
-    attempt = await run_one(Sync(lambda _task, _resources, rollout: [make(name, rollout) for name in "ab"]), store)
-    assert attempt.status == "succeeded"
-    spans = await store.query_spans(attempt.rollout_id, attempt.attempt_id)
-    assert sorted(span.name for span in spans) == ["a", "b"]
-    assert [span.sequence_id for span in spans] == [1, 2]
-
-
-async def test_an_empty_list_succeeds_with_a_warning(store: LightningStore, caplog: pytest.LogCaptureFixture) -> None:
-    assert (await run_one(Sync(lambda *_: []), store)).status == "succeeded"
-    assert "returned an empty list" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("result", "message"),
-    [
-        ("text", "TypeError: the agent returned a str"),
-        ({"a": 1}, "TypeError: the agent returned a dict"),
-        ([1, 2], "TypeError: the agent returned a list of int"),
-        ([core_span("a"), 1], "ValueError: the agent returned a list that mixes SpanCoreFields, int"),
-        (
-            [Span.from_attributes(attributes={}, rollout_id="other", attempt_id="at")],
-            "ValueError: the agent returned span 'agentlightning.virtual' of rollout other",
-        ),
-    ],
-)
-async def test_any_other_result_fails_the_attempt(store: LightningStore, result: Any, message: str) -> None:
-    attempt = await run_one(Sync(lambda *_: result), store)
-    assert attempt.status == "failed"
-    assert attempt.failure is not None
-    assert attempt.failure.kind == "agent_error"
-    assert attempt.failure.message.startswith(message)
+    return await ready()
 
 
 @pytest.mark.parametrize("kind", [Sync, Async])
@@ -321,9 +166,7 @@ class LosesSpans(InMemoryLightningStore):
 
 
 async def test_an_attempt_without_its_spans_has_not_succeeded() -> None:
-    store = LosesSpans()
-    await store.add_resources({})
-    attempt = await run_one(Sync(lambda *_: 1.0), store)
+    attempt = await run_one(Sync(lambda *_: 1.0), await ready(LosesSpans()))
     assert attempt.failure is not None
     assert attempt.failure.kind == "infrastructure"
     assert "its spans could not be stored: no way through" in attempt.failure.message
@@ -700,7 +543,7 @@ async def test_step_raises_what_the_agent_raised_and_reports_it(store: Lightning
             raise LookupError("lost")
         if task == "leave":
             raise SystemExit(1)
-        return "text"
+        return [Span.from_attributes(attributes={}), "text"]
 
     runner = make_runner()
     with runner.run_context(agent=Sync(agent), store=store):
@@ -708,8 +551,8 @@ async def test_step_raises_what_the_agent_raised_and_reports_it(store: Lightning
             await runner.step("raise")
         with pytest.raises(RuntimeError, match="tried to end the process"):
             await runner.step("leave")
-        with pytest.raises(TypeError, match="returned a str"):
-            await runner.step("text")
+        with pytest.raises(ValueError, match="mixes Span, str"):
+            await runner.step("mix")
     assert {rollout.status for rollout in await store.query_rollouts()} == {"failed"}
 
 

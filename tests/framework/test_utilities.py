@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -24,7 +23,6 @@ from agentlightning import (
     resolve_int_env_var,
     resolve_str_env_var,
 )
-from agentlightning.emitter.attributes import flatten_attributes
 from agentlightning.utils.system_snapshot import system_snapshot
 from agentlightning.utils.threads import background_loop, run_in_thread
 
@@ -161,17 +159,3 @@ def test_gpus_are_asked_for_by_their_own_tool(tmp_path: Path, monkeypatch: pytes
     assert system_snapshot(include_gpu=True)["gpu"] == [
         {"name": "NVIDIA Big, Card", "memory_used_mib": 100.0, "memory_total_mib": 80000.0, "utilization_percent": None}
     ]
-
-
-@pytest.mark.parametrize(
-    ("nested", "flat"),
-    [
-        ({"a": {"b": {"c": 1}}, "d": True}, {"a.b.c": 1, "d": True}),
-        ({"a": [1, 2], "b": ("x",), "c": []}, {"a": [1, 2], "b": ["x"], "c": []}),
-        ({"a": [{"b": 1}, {"b": 2}]}, {"a.0.b": 1, "a.1.b": 2}),
-        ({"a": [1, "x", True]}, {"a.0": 1, "a.1": "x", "a.2": True}),
-        ({"a": None, "b": {"c": None}}, {}),
-    ],
-)
-def test_nested_attributes_are_flattened(nested: Any, flat: Any) -> None:
-    assert flatten_attributes(nested) == flat

@@ -17,4 +17,4 @@ async def algorithm(*, store: Any) -> None:
     await store.wait_for_rollouts(rollout_ids=[rollout.rollout_id])
 
 
-agl.Trainer(algorithm=algorithm).fit(agent)
+agl.Trainer(algorithm=algorithm, strategy=agl.ClientServerExecutionStrategy(max_restarts=0)).fit(agent)

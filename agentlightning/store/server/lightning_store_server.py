@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
-from typing import Any, Literal
+import time
+from collections.abc import Collection
+from typing import Any, Final, Literal
 
 from agentlightning.env_var import LightningEnvVar, resolve_int_env_var, resolve_str_env_var
+from agentlightning.removed import describe_removed
 from agentlightning.store.base import LightningStore, LightningStoreCapabilities
 from agentlightning.store.client import LightningStoreClient
 from agentlightning.store.face import StoreFace
@@ -14,6 +18,10 @@ from agentlightning.store.local import LocalStore
 from agentlightning.store.server.server import StoreServer
 
 _START_SECONDS = 10.0
+_PRESENT_SECONDS: Final = 90.0
+"""A worker that has not been heard of for this long, which is more than a claim waits, is taken to be gone."""
+_TURN_SECONDS: Final = 1.0
+"""An idle worker asks for work again within this time, and hears that it is to leave."""
 
 
 class LightningStoreServer(StoreFace):
@@ -56,13 +64,16 @@ class LightningStoreServer(StoreFace):
                 f"LightningStoreServer serves InMemoryLightningStore and SqliteLightningStore, not "
                 f"{type(store).__name__}: a class of your own has no gRPC service."
             )
-        given = {"cors_allow_origins": cors_allow_origins, "launcher_args": launcher_args, "tracker": tracker}
-        unsupported = [name for name, value in given.items() if value is not None]
-        if unsupported or launch_mode == "mp" or n_workers != 1:
-            raise ValueError(
-                f"{', '.join(unsupported) or 'launch_mode=mp and n_workers above 1'}: not supported by this server; "
-                "for a server in a process of its own run `python -m agentlightning.store_grpc`"
-            )
+        refused = {
+            "cors_allow_origins=": cors_allow_origins is not None,
+            "launch_mode='mp'": launch_mode == "mp",
+            "launcher_args=": launcher_args is not None,
+            "n_workers=": n_workers != 1,
+            "tracker=": tracker is not None,
+        }
+        for argument, given in refused.items():
+            if given:
+                raise ValueError(describe_removed(f"LightningStoreServer({argument})"))
         super().__init__(store.engine)
         self.store = store
         self._server = StoreServer(
@@ -133,6 +144,42 @@ class LightningStoreServer(StoreFace):
                 await asyncio.to_thread(thread.join, 1.0)
         finally:
             await self.stop()
+
+    async def dismiss_workers(self, timeout: float, *, cancel: bool = False, besides: Collection[str] = ()) -> bool:
+        """Tell all workers to leave, and wait until they have.
+
+        They hear it from their next claim or heartbeat, claims that wait being answered at once, and so do workers that
+        come later, until the server stops. The store keeps no trace of it.
+
+        Args:
+            timeout: Longest wait, in seconds.
+            cancel: Whether they are to stop the rollouts that they work on, and not to finish them.
+            besides: Ids of workers not to wait for.
+
+        Returns:
+            Whether none of those that were heard of lately is still at work.
+        """
+        if self._thread is None or self._loop is None:
+            return True
+        self._loop.call_soon_threadsafe(functools.partial(self._server.dismiss_workers, cancel=cancel))
+        began = time.monotonic()
+        if not await self._present(besides):
+            return True
+        while True:
+            waited = time.monotonic() - began
+            if waited >= _TURN_SECONDS and not await self._present(besides, at_work=True):
+                return True
+            if waited >= timeout:
+                return False
+            await asyncio.sleep(0.1)
+
+    async def _present(self, besides: Collection[str], *, at_work: bool = False) -> bool:
+        since = time.time() - _PRESENT_SECONDS
+        return any(
+            worker.worker_id not in besides
+            and max(worker.last_heartbeat_time or 0.0, worker.last_dequeue_time or 0.0) >= since
+            for worker in await self.query_workers(status_in=["busy"] if at_work else None)
+        )
 
     async def stop(self) -> None:
         """Listen no more; the store itself stays open. Does nothing when it is not running."""

@@ -15,6 +15,7 @@ from agentlightning.store.engine.engine import Engine
 from agentlightning.store.forks import use_grpc
 from agentlightning.store.methods import SERVICES
 from agentlightning.store.server import otlp
+from agentlightning.store.server.dismissal import Dismissal
 from agentlightning.store.server.servicers import LongCalls, UnknownMethods, handlers
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class _Running(NamedTuple):
     server: grpc.aio.Server
     health: Any
     long_calls: LongCalls
+    dismissal: Dismissal
 
 
 class StoreServer:
@@ -94,6 +96,7 @@ class StoreServer:
         """
         use_grpc()
         long_calls = LongCalls()
+        dismissal = Dismissal()
         servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]
         server = grpc.aio.server(
             options=[
@@ -107,7 +110,7 @@ class StoreServer:
                 ("grpc.http2.max_ping_strikes", 0),
             ]
         )
-        server.add_generic_rpc_handlers([*handlers(self._engine, long_calls), otlp.handler(self._engine)])
+        server.add_generic_rpc_handlers([*handlers(self._engine, long_calls, dismissal), otlp.handler(self._engine)])
         health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
         reflection.enable_server_reflection(
             [*SERVICES, otlp.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME], server
@@ -124,9 +127,18 @@ class StoreServer:
             )
         self.port = bound
         await server.start()
-        self._running = _Running(server, servicer, long_calls)
+        self._running = _Running(server, servicer, long_calls, dismissal)
         for service in ("", *SERVICES, otlp.SERVICE):
             await servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
+
+    def dismiss_workers(self, *, cancel: bool) -> None:
+        """Tell all workers, those that come later too, to finish what they hold and leave, until the server stops.
+
+        Args:
+            cancel: Whether they are to stop what they hold, which they hear with their next heartbeat.
+        """
+        if self._running is not None:
+            self._running.dismissal.begin(cancel=cancel)
 
     async def stop(self, grace: float = 5.0) -> None:
         """End the waits of all clients, finish the other calls, and listen no more.

@@ -16,10 +16,10 @@ from agentlightning.store import status
 from agentlightning.store.api import DEFAULT_EXPERIMENT, CallContext, StoreApi
 from agentlightning.store.errors import Internal, InvalidArgument, StoreError, Unavailable, Unimplemented
 from agentlightning.store.methods import EXPERIMENT_KEY, METHODS, SERVICES, Method
+from agentlightning.store.server.dismissal import Dismissal, UnaryMethod
 
 logger = logging.getLogger(__name__)
 
-UnaryMethod = Callable[[CallContext, Any], Awaitable[Any]]
 StreamMethod = Callable[[CallContext, Any], AsyncGenerator[Any, None]]
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -61,12 +61,16 @@ def _shutting_down() -> Unavailable:
     return Unavailable("The server is shutting down.", reason="SHUTTING_DOWN", retry_after=1.0)
 
 
-def handlers(api: StoreApi, long_calls: LongCalls) -> list[grpc.GenericRpcHandler[Any, Any]]:
+def handlers(api: StoreApi, long_calls: LongCalls, dismissal: Dismissal) -> list[grpc.GenericRpcHandler[Any, Any]]:
     """Return the handlers of every service of the contract."""
     return [
         grpc.method_handlers_generic_handler(
             service,
-            {method.rpc: _handler(method, api, long_calls) for method in METHODS if method.service == service},
+            {
+                method.rpc: _handler(method, api, long_calls, dismissal)
+                for method in METHODS
+                if method.service == service
+            },
         )
         for service in SERVICES
     ]
@@ -113,14 +117,19 @@ async def abort(context: Context, error: Exception) -> NoReturn:
     raise AssertionError("abort() raises")
 
 
-def _handler(method: Method, api: StoreApi, long_calls: LongCalls) -> grpc.RpcMethodHandler[Any, Any]:
+def _handler(
+    method: Method, api: StoreApi, long_calls: LongCalls, dismissal: Dismissal
+) -> grpc.RpcMethodHandler[Any, Any]:
     bound = getattr(api, method.name)
     serializer = method.response.SerializeToString
     if method.streams:
         stream = _streaming(method, bound, long_calls)
         return grpc.unary_stream_rpc_method_handler(stream, response_serializer=serializer)
-    call = _waiting(bound, long_calls) if method.name == "dequeue_rollouts" else bound
-    return grpc.unary_unary_rpc_method_handler(_unary(method, call), response_serializer=serializer)
+    if method.name == "dequeue_rollouts":
+        bound = _waiting(dismissal.of_claims(bound), long_calls)
+    elif method.name == "update_worker":
+        bound = dismissal.of_heartbeats(bound)
+    return grpc.unary_unary_rpc_method_handler(_unary(method, bound), response_serializer=serializer)
 
 
 def _unary(method: Method, call: UnaryMethod) -> Callable[[bytes, Context], Awaitable[Any]]:

@@ -1,4 +1,4 @@
-"""What runs in a runner process."""
+"""What runs in a process of a run."""
 
 from __future__ import annotations
 
@@ -9,24 +9,23 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final
 
-from agentlightning.execution.events import ThreadingEvent
+from agentlightning.execution.events import ExecutionEvent, ThreadingEvent
 
 if TYPE_CHECKING:
-    from agentlightning.execution.base import RunnerBundle
+    from agentlightning.execution.identity import StoreIdentity
+    from agentlightning.execution.side import Order, SideCall
     from agentlightning.store.base import LightningStore
 
 logger = logging.getLogger(__name__)
 
-Order = Literal["finish", "abort"]
-"""What the parent sends: `finish` the rollout at work and leave, or `abort` it."""
-
 ORPHAN_SECONDS: Final = 10.0
-"""How long a runner that lost its parent may take to leave."""
+"""How long a process that lost its parent may take to leave."""
 _PARENT_CHECK_SECONDS: Final = 5.0
 
 
@@ -67,15 +66,11 @@ class LogSetup:
             log.setLevel(self.level)
 
 
-def run_runner_process(
-    bundle: RunnerBundle, store: LightningStore, worker_id: int, orders: Connection, log_setup: LogSetup
-) -> None:
-    """Runs one runner until the parent says so, or is gone. The target of a runner process.
+def run_child(call: SideCall, orders: Connection, log_setup: LogSetup) -> None:
+    """Runs one side until the parent says so, or is gone. The target of a process.
 
     Args:
-        bundle: The runners' side of the run.
-        store: The store to work with; safe to use in a new process.
-        worker_id: Number of the runner.
+        call: What the side does.
         orders: The child's end of a two-way connection to the parent.
         log_setup: How to log.
     """
@@ -87,19 +82,48 @@ def run_runner_process(
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     orders.send(Started())
     try:
-        asyncio.run(_run(bundle, store, worker_id, orders))
+        asyncio.run(_run(call, orders))
     except asyncio.CancelledError:
-        logger.info("runner %d was stopped", worker_id)
+        logger.info("stopped")
     except BaseException as error:
         with suppress(OSError):
             orders.send(Crashed("".join(traceback.format_exception_only(type(error), error)).strip()))
         raise
 
 
-async def _run(bundle: RunnerBundle, store: LightningStore, worker_id: int, orders: Connection) -> None:
+async def run_with_store(
+    call: Callable[[LightningStore, ExecutionEvent], Awaitable[None]],
+    store: LightningStore,
+    identity: StoreIdentity | None,
+    event: ExecutionEvent,
+) -> None:
+    """Runs a side on a store that came from the parent process, and closes that.
+
+    With all arguments but the last it is a `SideCall`.
+
+    Args:
+        call: What the side does with the store, until it is done or the event is set.
+        store: The store.
+        identity: Which store it is in the parent; None where that does not matter.
+        event: Tells it to leave.
+
+    Raises:
+        RuntimeError: It is another store here.
+    """
+    try:
+        if identity is not None:
+            await identity.check(store)
+        await call(store, event)
+    finally:
+        close = getattr(store, "close", None)
+        if close is not None:
+            await close()
+
+
+async def _run(call: SideCall, orders: Connection) -> None:
     event = ThreadingEvent()
     loop = asyncio.get_running_loop()
-    running: asyncio.Task[None] = asyncio.create_task(_of(bundle(store, worker_id, event)))
+    running = asyncio.ensure_future(call(event))
 
     def abort() -> None:
         event.set()
@@ -111,15 +135,10 @@ async def _run(bundle: RunnerBundle, store: LightningStore, worker_id: int, orde
     threading.Thread(
         target=_follow_orders, args=(orders, event, abort, os.getppid()), name="agl-orders", daemon=True
     ).start()
-    try:
-        await running
-    finally:
-        close = getattr(store, "close", None)
-        if close is not None:
-            await close()
+    await running
 
 
-def _follow_orders(orders: Connection, event: ThreadingEvent, abort: Any, parent: int) -> None:
+def _follow_orders(orders: Connection, event: ThreadingEvent, abort: Callable[[], None], parent: int) -> None:
     try:
         while True:
             # Processes forked elsewhere may hold the parent's end open; the parent's id tells for sure.
@@ -133,7 +152,7 @@ def _follow_orders(orders: Connection, event: ThreadingEvent, abort: Any, parent
                 break
     except (EOFError, OSError):
         pass
-    logger.warning("the process that started this runner is gone; leaving")
+    logger.warning("the process that started this one is gone; leaving")
     abort()
     # A rollout that cannot be interrupted must not keep an orphan alive.
     timer = threading.Timer(ORPHAN_SECONDS, _leave_at_once)
@@ -144,7 +163,3 @@ def _follow_orders(orders: Connection, event: ThreadingEvent, abort: Any, parent
 def _leave_at_once() -> None:
     sys.stderr.flush()
     os._exit(1)
-
-
-async def _of(awaitable: Any) -> None:
-    await awaitable

@@ -1,0 +1,85 @@
+"""The REST API in front of a store server: `python -m agentlightning.rest --store HOST:PORT`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+
+from agentlightning.rest import require_packages
+from agentlightning.store.api import DEFAULT_EXPERIMENT
+from agentlightning.store.client import LightningStoreClient
+from agentlightning.store.errors import StoreError
+
+# Clients give up after 10 s, and whoever has gone away should not be handed a task.
+_ANSWER_SECONDS = 8.0
+_RETRY_DELAYS = (0.2, 0.5)
+
+
+def main() -> int:
+    """Serves until SIGTERM or SIGINT.
+
+    Returns:
+        The exit code: 0 after a clean end, 1 when the server could not start. Wrong options exit with 2.
+    """
+    options = _parse()
+    logging.basicConfig(level=options.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        require_packages()
+        return asyncio.run(_serve(options))
+    except (ImportError, OSError, StoreError, ValueError) as error:
+        print(f"agentlightning rest: {error}", file=sys.stderr)
+        return 1
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m agentlightning.rest", description="Serve the legacy REST API in front of a store server."
+    )
+    parser.add_argument("--store", required=True, metavar="HOST:PORT", help="address of the store server")
+    parser.add_argument("--experiment", default=DEFAULT_EXPERIMENT, help="experiment to serve (default: %(default)s)")
+    parser.add_argument("--host", default="127.0.0.1", help="host to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="port; 0 takes a free one (default: %(default)s)")
+    parser.add_argument(
+        "--task-timeout-seconds",
+        type=float,
+        default=300.0,
+        help="time after which a task that nobody reported on is handed out again (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--insecure",
+        action="store_true",
+        help="listen on an address that others can reach, without TLS and without asking who calls",
+    )
+    parser.add_argument(
+        "--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"], help="what to log on stderr"
+    )
+    return parser.parse_args()
+
+
+async def _serve(options: argparse.Namespace) -> int:
+    from agentlightning.rest.app import create_app
+    from agentlightning.rest.serving import RestServer
+
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(NotImplementedError):  # Windows: Ctrl+C raises KeyboardInterrupt instead
+            loop.add_signal_handler(number, stopping.set)
+    store = LightningStoreClient(
+        options.store, retry_delays=_RETRY_DELAYS, request_timeout=_ANSWER_SECONDS, experiment=options.experiment
+    )
+    app = create_app(store, task_timeout_seconds=options.task_timeout_seconds)
+    server = RestServer(app, options.host, options.port, insecure=options.insecure)
+    await server.start()
+    print(f"agentlightning rest listening on {server.url} store={options.store}", flush=True)
+    await stopping.wait()
+    await server.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""The HTTP application."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fastapi import FastAPI
+
+from agentlightning.rest.errors import install_error_handlers
+from agentlightning.rest.legacy_routes import legacy_routes
+from agentlightning.rest.limits import BodyLimit
+from agentlightning.store.base import LightningStore
+
+TASK_TIMEOUT_SECONDS: Final = 300.0
+"""How long a task is its client's before it is handed out again, unless said otherwise."""
+
+_SHORTEST_TIMEOUT: Final = 1.0
+_LONGEST_TIMEOUT: Final = 86_400.0
+
+
+def create_app(store: LightningStore, *, task_timeout_seconds: float = TASK_TIMEOUT_SECONDS) -> FastAPI:
+    """Makes the application. It holds nothing of its own: everything is in the store.
+
+    Args:
+        store: The store, in this process or a `LightningStoreClient`. It stays the caller's to close.
+        task_timeout_seconds: Seconds until a task that was handed out and not reported on is handed out again; at
+            most a day. Less than a second counts as one.
+
+    Raises:
+        ValueError: The time is not positive, or longer than a day.
+    """
+    if not 0 < task_timeout_seconds <= _LONGEST_TIMEOUT:
+        raise ValueError(
+            f"task_timeout_seconds must be above 0 and at most {_LONGEST_TIMEOUT:.0f}, not {task_timeout_seconds}"
+        )
+    app = FastAPI(title="Agent Lightning", description="The legacy REST API of a store.")
+    app.add_middleware(BodyLimit)
+    install_error_handlers(app)
+    app.include_router(legacy_routes(store, lease=max(task_timeout_seconds, _SHORTEST_TIMEOUT)))
+    return app
