@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import reduce
 
-from agentlightning.adapter.dialects.genai import GENAI, request_of, response_of
+from agentlightning.adapter.dialects.genai import GENAI, common_values
 from agentlightning.adapter.dialects.generation import GENERATION, is_gateway_span
 from agentlightning.adapter.dialects.litellm import LITELLM
 from agentlightning.adapter.dialects.numbered import NUMBERED
@@ -28,13 +28,11 @@ def read_model_call(span: Span) -> ModelCall:
     """Returns what a span says about a model call, in all dialects together.
 
     Spans may speak several: token ids are attributes of any span, and LiteLLM's proxy writes AgentOps' names too. What
-    lies below `gen_ai.request` and `gen_ai.response` is read from spans of every dialect and of none.
+    the conventions for generative AI have in common is read from spans of every dialect and of none.
     """
     spoken = [
         merged(ModelCall(dialects=(dialect.name,)), dialect.read(span))
         for dialect in DIALECTS
         if dialect.recognises(span)
     ]
-    return reduce(
-        merged, [*spoken, ModelCall(request=request_of(span.attributes), response=response_of(span.attributes))]
-    )
+    return reduce(merged, [*spoken, common_values(span.attributes)])

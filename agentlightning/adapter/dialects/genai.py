@@ -13,21 +13,21 @@ from agentlightning.adapter.model_calls import ChatMessage, Dialect, ModelCall
 from agentlightning.adapter.parsing import mapping, nested, numbered, structure
 from agentlightning.types import Event, Span
 
-__all__ = ["GENAI", "request_of", "response_of"]
+__all__ = ["GENAI", "common_values"]
 
 _OPERATIONS = frozenset({"chat", "text_completion", "generate_content"})
 _DETAILS = "gen_ai.client.inference.operation.details"
+_STREAMED = ("gen_ai.request.stream", "gen_ai.request.streaming", "gen_ai.is_streaming", "llm.is_streaming")
 _FINISH_REASONS = {"tool_call": "tool_calls"}
 
 
-def request_of(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what lies below `gen_ai.request`."""
-    return dict(mapping(nested(attributes, "gen_ai.request")))
-
-
-def response_of(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what lies below `gen_ai.response`."""
-    return dict(mapping(nested(attributes, "gen_ai.response")))
+def common_values(attributes: Mapping[str, Any]) -> ModelCall:
+    """Returns what the conventions, old and new, put below `gen_ai.request` and `gen_ai.response`."""
+    return ModelCall(
+        request=dict(mapping(nested(attributes, "gen_ai.request"))),
+        response=dict(mapping(nested(attributes, "gen_ai.response"))),
+        streamed=any(attributes.get(name) is True for name in _STREAMED),
+    )
 
 
 def _recognises(span: Span) -> bool:
@@ -50,9 +50,6 @@ def _read(span: Span) -> ModelCall:
         messages=[*instructions, *messages],
         choices=choices,
         tools=[tool for each in tools if (tool := function_tool(each)) is not None],
-        request=request_of(content),
-        response=response_of(content),
-        streamed=any(content.get(name) is True for name in ("gen_ai.is_streaming", "gen_ai.request.stream")),
     )
 
 

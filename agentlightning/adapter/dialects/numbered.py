@@ -45,10 +45,6 @@ def _read(span: Span) -> ModelCall:
         unrecorded_messages=max(0, _last_number(attributes) + 1 - len(messages)),
         choices=_messages(attributes, "gen_ai.completion", "assistant"),
         tools=[tool for each in functions if (tool := function_tool(each)) is not None],
-        streamed=any(
-            attributes.get(name) is True
-            for name in ("gen_ai.request.streaming", "llm.is_streaming", "gen_ai.is_streaming")
-        ),
     )
 
 

@@ -25,9 +25,21 @@ def _read(span: Span) -> ModelCall:
     if is_chat_request(request):
         messages = [dict(message) for message in request["messages"]]
         normalised = merged(ModelCall(messages=messages, streamed=bool(request.get("stream"))), normalised)
-    if isinstance(response, Mapping) and isinstance(response.get("choices"), list):
-        normalised = merged(ModelCall(**response_values(response), whole_response=True), normalised)
+    response = mapping(response)
+    if isinstance(response.get("choices"), list):
+        return merged(ModelCall(**response_values(response), whole_response=True), normalised)
+    # LangChain's own record of a call stands apart from that of the client library that it used: the id joins them.
+    if response_id := _langchain_response_id(response):
+        return merged(normalised, ModelCall(response={"id": response_id}))
     return normalised
+
+
+def _langchain_response_id(result: Mapping[str, Any]) -> Any:
+    candidates = numbered(result.get("generations"))
+    generations = numbered(candidates[0]) if candidates else []
+    message = mapping(mapping(generations[0]).get("message")) if generations else {}
+    metadata = mapping(mapping(message.get("kwargs")).get("response_metadata"))
+    return mapping(result.get("llm_output")).get("id") or metadata.get("id")
 
 
 def _normalised(attributes: Mapping[str, Any]) -> ModelCall:
