@@ -143,7 +143,7 @@ class LlmProxyTraceToTriplet(TraceToTripletBase):
             (span, read_model_call(span)) for span in spans if is_gateway_span(span) or LITELLM.recognises(span)
         ]
         complete = _first_of_each_response([(span, call) for span, call in recorded if call.is_complete])
-        self._warn_of_losses(spans, recorded, {call.response_id for _, call in complete})
+        _warn_of_losses(spans, recorded, {call.response_id for _, call in complete})
         # A reward with the sequence id of a call was not given for that call.
         rewards = assigned_rewards(
             [(span.sequence_id, 1) for span, _ in complete],
@@ -154,18 +154,17 @@ class LlmProxyTraceToTriplet(TraceToTripletBase):
             triplet.reward = reward
         return triplets
 
-    def _warn_of_losses(
-        self, spans: Sequence[Span], recorded: list[tuple[Span, ModelCall]], usable: set[str | None]
-    ) -> None:
-        if not recorded:
-            names = counted(span.name for span in spans)
-            _warn(spans, f"no triplets: no span of a model gateway among {len(spans)} spans ({names})")
-            return
-        # A gateway may record a call in several spans, of which one has the token ids.
-        lost = [(span, call) for span, call in recorded if call.response_id not in usable]
-        if lost and (not usable or any(call.response_id for _, call in lost)):
-            reasons = [reason for span, call in lost if (reason := why_incomplete(call, span)) is not None]
-            _warn(spans, f"left out without token ids: {'; '.join(summed_up(reasons, len(recorded)))}")
+
+def _warn_of_losses(spans: Sequence[Span], recorded: list[tuple[Span, ModelCall]], usable: set[str | None]) -> None:
+    if not recorded:
+        names = counted(span.name for span in spans)
+        _warn(spans, f"no triplets: no span of a model gateway among {len(spans)} spans ({names})")
+        return
+    # A gateway may record a call in several spans, of which one has the token ids.
+    lost = [(span, call) for span, call in recorded if call.response_id not in usable]
+    if lost and (not usable or any(call.response_id for _, call in lost)):
+        reasons = [reason for span, call in lost if (reason := why_incomplete(call, span)) is not None]
+        _warn(spans, f"left out without token ids: {'; '.join(summed_up(reasons, len(recorded)))}")
 
 
 def _first_of_each_response(calls: list[tuple[Span, ModelCall]]) -> list[tuple[Span, ModelCall]]:
