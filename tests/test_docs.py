@@ -43,7 +43,8 @@ def test_example_is_python(name: str) -> None:
 @pytest.mark.parametrize(
     "name", [name for name, text in EXAMPLES.items() if is_whole(text) and not _ELSEWHERE.search(text)]
 )
-def test_example_runs(name: str, tmp_path: Path) -> None:
+def test_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     if name.startswith("rest-"):
         warnings.simplefilter("ignore", DeprecationWarning)  # what that page is about
     script = tmp_path / "example.py"

@@ -86,6 +86,7 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
         *,
         max_restarts: int = 3,
         start_method: StartMethod = "spawn",
+        insecure: bool = False,
     ) -> None:
         """Configures the strategy. What is None comes from the environment variable named, or else the default.
 
@@ -106,6 +107,8 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
             max_restarts: How often each runner process that crashed is started again, in all; after 1 s, 2 s, 4 s
                 and so on.
             start_method: How processes are started, `spawn` or `forkserver`. gRPC does not survive `fork`.
+            insecure: True allows a `server_host` that other machines can reach, though nothing is encrypted and nobody
+                is asked who he is.
 
         Raises:
             ValueError: An argument or environment variable is not one of the possible ones.
@@ -141,6 +144,7 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
         self.allowed_exit_codes = tuple(allowed_exit_codes)
         self.max_restarts = max_restarts
         self.start_method: StartMethod = start_method
+        self.insecure = insecure
 
     def execute(self, algorithm: AlgorithmBundle, runner: RunnerBundle, store: LightningStore) -> None:
         """Runs this process's part of the run to its end; see the class.
@@ -149,6 +153,7 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
             RuntimeError: No runner is left and at least one crashed or rollouts still wait for one, the script lacks
                 a main guard, or another server has the address of this one.
             TypeError: What is to run in other processes cannot be sent there.
+            ValueError: Others could reach the server, and `insecure` is not set.
             OSError: The server cannot listen on its address.
             KeyboardInterrupt: Ctrl+C was pressed. Rollouts at work have been reported as cancelled; pressed twice, the
                 runners have been killed.
@@ -256,7 +261,7 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
         if not self.managed_store or isinstance(store, (LightningStoreClient, LightningStoreServer)):
             yield None
             return
-        server = LightningStoreServer(store, self.server_host, self.server_port)
+        server = LightningStoreServer(store, self.server_host, self.server_port, insecure=self.insecure)
         await server.start()
         try:
             logger.info("the store is served at %s", server.endpoint)

@@ -85,14 +85,14 @@ class Waiting(Algorithm):
         self.ended = time.monotonic()
 
 
-@pytest.mark.parametrize("n_runners", [1, 2])
+@pytest.mark.parametrize(("n_runners", "runs"), [(1, 1), (2, 2)])
 def test_runners_elsewhere_leave_in_the_middle_of_a_long_poll_when_the_algorithm_ends(
-    n_runners: int, tmp_path: Path
+    n_runners: int, runs: int, tmp_path: Path
 ) -> None:
     port = free_port()
     path = tmp_path / "store.db"
     # Twice, because a store that lasts must not keep the second run's runners from working. Runners may come first.
-    for _ in range(2):
+    for _ in range(runs):
         with runners_elsewhere(port, "Echo", n_runners) as elsewhere:
             store = SqliteLightningStore(path)
             algorithm = Waiting([{"do": "reward", "value": 1}] * 2 * n_runners, n_runners, f"-{elsewhere.pid}")
@@ -145,6 +145,18 @@ def test_runners_of_one_run_keep_their_short_names() -> None:
         return sorted(worker.worker_id for worker in await store.query_workers())
 
     assert asyncio.run(names()) == ["Worker-0", "Worker-1"]
+
+
+def test_a_server_that_others_could_reach_needs_a_word() -> None:
+    # A way to write 127.0.0.1 that is taken for it neither here nor by gRPC, so that nothing really listens.
+    host = "127.1"
+    with pytest.raises(ValueError, match=r"Refusing to listen on 127\.1.*insecure=True"):
+        ClientServerExecutionStrategy(server_host=host).execute(wait_to_be_told, note_name, InMemoryLightningStore())
+    # With it, nothing but the address itself is in the way.
+    with pytest.raises(OSError, match=r"Cannot listen on 127\.1"):
+        ClientServerExecutionStrategy(server_host=host, insecure=True).execute(
+            wait_to_be_told, note_name, InMemoryLightningStore()
+        )
 
 
 class Misleading(LightningStoreServer):
