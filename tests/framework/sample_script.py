@@ -15,6 +15,12 @@ import agentlightning as agl
 from agentlightning.execution import SharedMemoryExecutionStrategy
 
 
+def say(line: str) -> None:
+    # In one piece, between the lines that the runner processes log.
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 def begin(task: dict[str, Any]) -> None:
     Path(task["mark"]).write_text("begun")
 
@@ -41,7 +47,7 @@ async def algorithm(*, store: Any, train_dataset: Any, initial_resources: Any) -
     done = await store.wait_for_rollouts(rollout_ids=[rollout.rollout_id for rollout in rollouts])
     for rollout in done:
         spans = await store.query_spans(rollout.rollout_id, "latest")
-        print("reward", agl.find_final_reward(spans), flush=True)
+        say(f"reward {agl.find_final_reward(spans)}")
 
 
 @agl.rollout
@@ -77,7 +83,7 @@ def main(what: str, address: str, mark: str, kind: str = "spawn") -> None:
     )
     samples = [{"n": n} for n in range(4)] if what == "train" else [{"n": 1, "seconds": 60, "mark": mark}]
     trainer.fit(AGENTS[what], samples)
-    print("done", flush=True)
+    say("done")
 
 
 if __name__ == "__main__":
