@@ -67,7 +67,9 @@ async def run_algorithm(
             # An algorithm that looks at the event ends now.
             await asyncio.wait({working}, timeout=_LOOK_SECONDS)
             if not working.done():
-                logger.warning("all runners have done their max_rollouts and left; the algorithm goes on without them")
+                logger.warning(
+                    "all runners have left, as they do after max_rollouts; the algorithm goes on without them"
+                )
                 if not others_may_come:
                     await _until_done_or_stalled(working, store)
         await working
@@ -88,7 +90,7 @@ async def _until_done_or_stalled(working: asyncio.Task[None], store: LightningSt
             seen, since = now, time.monotonic()
         elif time.monotonic() - since >= STALL_SECONDS:
             raise RuntimeError(
-                f"{waiting} rollouts wait for a runner, and none is left: all have done their max_rollouts. "
+                f"{waiting} rollouts wait for a runner, and all runners have left, as they do after max_rollouts. "
                 "Raise max_rollouts or n_runners"
             )
         await asyncio.wait({working}, timeout=_LOOK_SECONDS)

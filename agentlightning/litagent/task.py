@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import UnionType
 from typing import Annotated, Any, Final, Union, get_args, get_origin
 
-from agentlightning.types import AttemptedRollout, Rollout, Task
+from agentlightning.types import Rollout, Task
 from agentlightning.utils.callables import evaluated_annotation
 
 logger = logging.getLogger(__name__)
@@ -29,21 +29,7 @@ def task_argument(call: Callable[..., Any], task: Any, rollout: Rollout) -> Any:
         task: The input of the rollout, or a `Task`, which is passed on.
         rollout: The rollout to describe.
     """
-    return task if isinstance(task, Task) or not _takes_whole_task(call) else _describe(task, rollout)
-
-
-def _describe(task: Any, rollout: Rollout) -> Task:
-    attempt = rollout.attempt if isinstance(rollout, AttemptedRollout) else None
-    return Task(
-        rollout_id=rollout.rollout_id,
-        input=task,
-        mode=rollout.mode,
-        resources_id=rollout.resources_id,
-        create_time=rollout.start_time,
-        last_claim_time=attempt and attempt.start_time,
-        num_claims=attempt and attempt.sequence_id,
-        metadata=rollout.metadata or {},
-    )
+    return task if isinstance(task, Task) or not _takes_whole_task(call) else Task.of_rollout(rollout, task)
 
 
 def _takes_whole_task(call: Callable[..., Any]) -> bool:

@@ -6,9 +6,8 @@ from fastapi import APIRouter, HTTPException, Response
 
 from agentlightning.codec.payload import JSON, to_payload
 from agentlightning.rest.reports import record_report
-from agentlightning.rest.translate import task_of
 from agentlightning.store.base import LightningStore
-from agentlightning.types import GenericResponse, ResourcesUpdate, RolloutLegacy, TaskIfAny
+from agentlightning.types import GenericResponse, ResourcesUpdate, RolloutLegacy, Task, TaskIfAny
 
 
 def legacy_routes(store: LightningStore, lease: float) -> APIRouter:
@@ -24,7 +23,8 @@ def legacy_routes(store: LightningStore, lease: float) -> APIRouter:
     async def next_task() -> Response:
         """Hands out the next task, if there is one. A client that goes away loses nothing: the task comes back."""
         claimed = await store.dequeue_rollout(lease=lease)
-        answer = {"is_available": claimed is not None, "task": None if claimed is None else dict(task_of(claimed))}
+        task = None if claimed is None else dict(Task.of_rollout(claimed, claimed.input))
+        answer = {"is_available": claimed is not None, "task": task}
         # As the store keeps it: a model would not write an input that is nested deeply.
         return Response(to_payload(answer, "task").data, media_type=JSON, headers={"Cache-Control": "no-store"})
 

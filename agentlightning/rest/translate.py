@@ -14,12 +14,10 @@ from agentlightning.rest.trace_json import span_of_trace
 from agentlightning.semconv import AGL_OBJECT, LightningSpanAttributes
 from agentlightning.types import (
     Attempt,
-    AttemptedRollout,
     Attributes,
     RolloutLegacy,
     Span,
     SpanCoreFields,
-    Task,
     Triplet,
 )
 from agentlightning.utils.attributes import flatten_attributes, full_qualified_name, sanitize_attributes, to_json
@@ -38,20 +36,6 @@ _MODEL_CALL_ATTRIBUTES: Final = ("gen_ai.", "llm.")
 _STEP: Final = 1e-6
 # In the year 2286: where a client's clock says more, it says nothing.
 _LAST_MOMENT: Final = 1e10
-
-
-def task_of(rollout: AttemptedRollout) -> Task:
-    """Returns a claimed rollout as the task that it is to a client."""
-    return Task(
-        rollout_id=rollout.rollout_id,
-        input=rollout.input,
-        mode=rollout.mode,
-        resources_id=rollout.resources_id,
-        create_time=rollout.start_time,
-        last_claim_time=rollout.attempt.start_time,
-        num_claims=rollout.attempt.sequence_id,
-        metadata=rollout.metadata or {},
-    )
 
 
 def report_text(report: RolloutLegacy) -> str:

@@ -13,7 +13,7 @@ from agentlightning.emitter.reward import find_final_reward
 from agentlightning.litagent.litagent import LitAgent, MissingResourceError, working_for
 from agentlightning.litagent.task import task_argument
 from agentlightning.runner.results import spans_of_result
-from agentlightning.tracer.recording import nowhere
+from agentlightning.tracer.recording import nowhere, staying_open
 from agentlightning.types import (
     AttemptedRollout,
     AttemptFailure,
@@ -264,7 +264,8 @@ class _AgentCancelled(Exception):
 
 def _outcome_of(call: Callable[..., Any], task: Any, resources: NamedResources, rollout: AttemptedRollout) -> _Outcome:
     try:
-        return _Outcome(value=call(task, resources=resources, rollout=rollout))
+        with staying_open():
+            return _Outcome(value=call(task, resources=resources, rollout=rollout))
     except BaseException as error:  # noqa: BLE001 - handed over
         return _Outcome(error=error)
 
@@ -274,6 +275,7 @@ async def _outcome_of_async(
 ) -> _Outcome:
     # SystemExit and KeyboardInterrupt would leave a task by way of the event loop, and stop that.
     try:
-        return _Outcome(value=await call(task, resources=resources, rollout=rollout))
+        with staying_open():
+            return _Outcome(value=await call(task, resources=resources, rollout=rollout))
     except BaseException as error:  # noqa: BLE001 - handed over
         return _Outcome(error=error)

@@ -7,6 +7,7 @@ import logging
 import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -224,7 +225,7 @@ NOWHERE: Final = Recording()
 
 _current: ContextVar[Recording | None] = ContextVar("agentlightning_recording", default=None)
 _last: ContextVar[Recording | None] = ContextVar("agentlightning_last_recording", default=None)
-_open: set[Recording] = set()
+_open: Counter[Recording] = Counter()
 _open_lock = threading.Lock()
 
 
@@ -255,14 +256,39 @@ def opened(recording: Recording) -> Iterator[Recording]:
     """Makes the block, and the tasks and threads that inherit its context, belong to `recording`."""
     token = _current.set(recording)
     _last.set(recording)
-    with _open_lock:
-        _open.add(recording)
     try:
-        yield recording
+        with _counted_as_open(recording):
+            yield recording
+    finally:
+        _current.reset(token)
+
+
+@contextmanager
+def staying_open() -> Iterator[None]:
+    """Keeps the recording that the block belongs to among the open ones until the block ends.
+
+    This is for what may be left behind when the recording itself is over. A thread that it starts without its context
+    would otherwise pass for a part of the only recording that is open then.
+    """
+    recording = _current.get()
+    if recording is None or recording is NOWHERE:
+        yield
+        return
+    with _counted_as_open(recording):
+        yield
+
+
+@contextmanager
+def _counted_as_open(recording: Recording) -> Iterator[None]:
+    with _open_lock:
+        _open[recording] += 1
+    try:
+        yield
     finally:
         with _open_lock:
-            _open.discard(recording)
-        _current.reset(token)
+            _open[recording] -= 1
+            if not _open[recording]:
+                del _open[recording]
 
 
 @contextmanager

@@ -386,6 +386,26 @@ class Task(BaseModel):
     metadata: dict[str, Any] = Field(default_factory=dict)
     """Whatever its author attached."""
 
+    @classmethod
+    def of_rollout(cls, rollout: Rollout, input: TaskInput) -> Task:
+        """Returns the task that a rollout is to a client or an agent; with its claims, if it comes with its attempt.
+
+        Args:
+            rollout: The rollout.
+            input: What the agent is asked to do.
+        """
+        attempt = rollout.attempt if isinstance(rollout, AttemptedRollout) else None
+        return cls(
+            rollout_id=rollout.rollout_id,
+            input=input,
+            mode=rollout.mode,
+            resources_id=rollout.resources_id,
+            create_time=rollout.start_time,
+            last_claim_time=attempt and attempt.start_time,
+            num_claims=attempt and attempt.sequence_id,
+            metadata=rollout.metadata or {},
+        )
+
 
 class TaskIfAny(BaseModel):
     """The legacy server's answer to a request for a task."""

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from opentelemetry import trace
 from processes import until
 from runners import Async, Sync, finish, make_runner, ready, running
 
@@ -112,6 +113,52 @@ async def test_what_an_agent_emits_after_it_was_left_behind_reaches_no_other_rol
         await finish(store, following)
     assert [span.attributes.get("task") for span in await store.query_spans(following.rollout_id)] == ["next", None]
     assert {span.attributes.get("task") for span in await store.query_spans(stuck.rollout_id)} <= {"hang"}
+
+
+@pytest.mark.usefixtures("short_grace")
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_threads_of_an_agent_that_was_left_behind_reach_no_other_rollout(
+    store: LightningStore, kind: str
+) -> None:
+    hanging = Hanging()
+
+    def make_span(task: str) -> None:
+        with trace.get_tracer("library").start_as_current_span(task):
+            pass
+
+    def agent(task: str) -> float:
+        if task == "next":
+            hanging.let_go.set()
+            hanging.gone.wait(20)
+            return 1.0
+        hanging.begun.set()
+        hanging.let_go.wait(30)
+        # Such threads inherit no context.
+        thread = threading.Thread(target=make_span, args=(task,))
+        thread.start()
+        thread.join()
+        hanging.gone.set()
+        return 0.0
+
+    async def ignore_cancellation(task: str) -> float:
+        working = asyncio.ensure_future(asyncio.to_thread(agent, task))
+        while not working.done():
+            try:
+                await asyncio.shield(working)
+            except asyncio.CancelledError:
+                continue
+        return working.result()
+
+    both = Sync(lambda task, *_: agent(task)) if kind == "sync" else Async(lambda task, *_: ignore_cancellation(task))
+    async with running(both, store, **BEATS):
+        stuck = await store.enqueue_rollout("hang")
+        await asyncio.to_thread(hanging.begun.wait, 20)
+        await store.update_rollout(stuck.rollout_id, status="cancelled")
+        following = await store.enqueue_rollout("next")
+        await finish(store, following)
+    names = [span.name for span in await store.query_spans(following.rollout_id)]
+    assert "hang" not in names
+    assert len(names) == 1
 
 
 async def test_an_agent_that_ends_within_the_grace_is_waited_for(
