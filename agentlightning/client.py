@@ -220,9 +220,7 @@ class AgentLightningClient:
                 content: bytes = answer.read()
                 return content
         except urllib.error.HTTPError as error:
-            with error:
-                said = error.read(1000).decode(errors="replace")
-            message = f"{url} answered {error.code}: {said}"
+            message = f"{url} answered {error.code}: {_said(error)}"
             if error.code >= 500 or error.code in _TRANSIENT:
                 raise _NoAnswerError(message) from None
             raise RequestRefusedError(message, error.code) from None
@@ -303,6 +301,15 @@ class DevTaskLoader(AgentLightningClient):
     def _ask_for_task(self) -> Task | None:
         task = self._tasks[self.task_count % len(self._tasks)]
         return task.model_copy(update={"last_claim_time": time.time(), "num_claims": (task.num_claims or 0) + 1})
+
+
+def _said(error: urllib.error.HTTPError) -> str:
+    """Returns what stands in an answer, as far as it arrives."""
+    with error:
+        try:
+            return error.read(1000).decode(errors="replace")
+        except (OSError, http.client.HTTPException) as fault:
+            return f"(the answer breaks off: {fault or type(fault).__name__})"
 
 
 def _read(model: type[M], answer: bytes, endpoint: str) -> M:

@@ -15,6 +15,7 @@ from typing import (
     Final,
     Literal,
     NamedTuple,
+    Optional,
     TypeVar,
     Union,
     get_args,
@@ -138,9 +139,23 @@ def _reading(hint: Any) -> dict[str, Any] | None:
         return options
     for member in members:
         item = _item_hint(member)
-        if item is not None and (options_of_item := _reading(item)) is not None:
-            return {**options_of_item, "nargs": "*"}
+        may_be_none = type(None) in members
+        words = None if item is None else _reading(Optional[item] if may_be_none else item)  # noqa: UP045 - it runs
+        if words is not None:
+            words.pop("const", None)
+            return {**words, "nargs": "*", "action": _ListOrNone if may_be_none else "store"}
     return None
+
+
+class _ListOrNone(argparse.Action):
+    """Stores a list, or None where that is the only word."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> None:
+        if None in values and len(values) > 1:
+            raise argparse.ArgumentError(self, "none stands alone")
+        setattr(namespace, self.dest, None if None in values else values)
 
 
 def _kind(hint: Any) -> _Kind | None:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from agentlightning.emitter.reward import find_final_reward
 from agentlightning.rest import require_packages, url_of
 from agentlightning.store.base import is_finished
 from agentlightning.store.memory import InMemoryLightningStore
-from agentlightning.types import NamedResources, Rollout, RolloutConfig, RolloutLegacy, RolloutMode
+from agentlightning.types import NamedResources, Rollout, RolloutConfig, RolloutLegacy, RolloutMode, Span
 
 if TYPE_CHECKING:
     from agentlightning.rest.serving import RestServer
 
 __all__ = ["AgentLightningServer"]
+
+logger = logging.getLogger(__name__)
 
 # What a client lost is handed out for as long as it takes, as older releases did.
 _HANDED_OUT_AGAIN = RolloutConfig(max_attempts=2**31 - 1, retry_condition=["unresponsive"])
@@ -193,7 +197,11 @@ class AgentLightningServer:
         """Returns the report on a finished rollout and deletes that; None if somebody else was faster."""
         from agentlightning.rest.translate import report_in
 
-        spans = await self.store.query_spans(rollout.rollout_id, "latest")
+        spans: Sequence[Span] = []
+        try:
+            spans = await self.store.query_spans(rollout.rollout_id, "latest")
+        except RuntimeError as error:  # the store has dropped them
+            logger.warning("the report on rollout %s is lost: %s", rollout.rollout_id, error)
         deleted = await self.store.delete_rollouts(rollout_ids=[rollout.rollout_id])
         if not deleted:
             return None

@@ -6,11 +6,13 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from agentlightning.algorithm.base import Algorithm
 from agentlightning.algorithm.utils import with_llm_proxy, with_store
+from agentlightning.store.errors import NotFound
 from agentlightning.types import Attempt, Dataset, Rollout, RolloutConfig, RolloutMode, Span
 
 if TYPE_CHECKING:
@@ -125,8 +127,9 @@ class Baseline(FastAlgorithm):
     async def _publish(self, store: LightningStore) -> str | None:
         resources = self.get_initial_resources()
         if resources is None:
-            if await store.get_latest_resources() is not None:
-                return None
+            with suppress(NotFound):  # an experiment begins with the first write to it
+                if await store.get_latest_resources() is not None:
+                    return None
             logger.warning("there are no initial_resources: agents that need any will fail")
             resources = {}
         return (await store.update_resources(_RESOURCES_ID, resources)).resources_id

@@ -6,12 +6,15 @@ import asyncio
 import logging
 import numbers
 import time
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from agentlightning.client import AgentLightningClient, RequestRefusedError
 from agentlightning.emitter.reward import find_final_reward
 from agentlightning.litagent.litagent import LitAgent, is_v0_1_rollout_api, working_for
 from agentlightning.rest.translate import FAILURE
+from agentlightning.runner.attempt import STOP_GRACE_SECONDS
 from agentlightning.runner.results import spans_of_result
 from agentlightning.types import (
     Attempt,
@@ -169,9 +172,19 @@ class LegacyAgentRunner(ParallelWorkerBase):
         if is_v0_1_rollout_api(rollout) and not is_v0_1_rollout_api(method):
             method = rollout  # what the agent inherits would call it in today's way
         last = {"rollout_id": task.rollout_id} if is_v0_1_rollout_api(method) else {"rollout": _rollout_of(task)}
-        if suffix:
-            return await method(task.input, resources=resources, **last)
-        return await run_in_thread(method, task.input, resources=resources, **last)
+        call = partial(method, task.input, resources=resources, **last)
+        # Beside this task, so that an agent that raises CancelledError is told from a runner that is cancelled.
+        working = asyncio.create_task(_without_exit(call)) if suffix else run_in_thread(call)
+        try:
+            await asyncio.wait({working})
+        except asyncio.CancelledError:
+            working.cancel()
+            await asyncio.wait({working}, timeout=STOP_GRACE_SECONDS)
+            raise
+        try:
+            return working.result()
+        except asyncio.CancelledError as error:
+            raise RuntimeError("the agent raised CancelledError") from error
 
     def _report_of(self, task: Task, result: Any, spans: list[Span]) -> RolloutLegacy:
         """Returns the report on a result: what the agent says itself, and the rest from its spans."""
@@ -216,6 +229,14 @@ class LegacyAgentRunner(ParallelWorkerBase):
     def _as_runner(self) -> Runner[Any]:
         # Agents know it by the attributes that runners share.
         return cast("Runner[Any]", self)
+
+
+async def _without_exit(call: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    # SystemExit would leave a task by way of the event loop, and stop that.
+    try:
+        return await call()
+    except SystemExit as error:
+        raise RuntimeError(f"the agent tried to end the process: SystemExit({error.code!r})") from error
 
 
 def _dumped(spans: list[Span]) -> list[dict[str, Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
@@ -57,7 +56,6 @@ class BlockingStore:
         self._awaitable_on_loops = awaitable_on_loops
         self._pending: set[Future[Any]] = set()
         self._over: str | None = None
-        self._lock = threading.Lock()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -91,10 +89,8 @@ class BlockingStore:
         Args:
             reason: What their `RuntimeError` says.
         """
-        with self._lock:
-            self._over = self._over or reason
-            pending = list(self._pending)
-        for future in pending:
+        self._over = self._over or reason
+        for future in self._pending.copy():
             future.cancel()
 
     def _blocking(self, method: Callable[..., Any]) -> Callable[..., Any]:
@@ -150,14 +146,19 @@ class BlockingStore:
                 await self._submit_async(_close(items))
 
     def _submit(self, awaitable: Awaitable[T]) -> Future[T]:
-        with self._lock:
-            if self._over is None:
-                future = asyncio.run_coroutine_threadsafe(_awaited(awaitable), self._loop())
-                self._pending.add(future)
-            else:
-                _discard(awaitable)
-        self._expect_attached()
+        work = _awaited(awaitable)
+        try:
+            self._expect_attached()
+            future = asyncio.run_coroutine_threadsafe(work, self._loop())
+        except RuntimeError:
+            _discard(work)
+            _discard(awaitable)
+            raise
+        # Without a lock: the collector may end another iterator of this store, and so get here again, at any moment.
+        self._pending.add(future)
         future.add_done_callback(self._pending.discard)
+        if self._over is not None:
+            future.cancel()
         return future
 
     def _expect_attached(self) -> None:

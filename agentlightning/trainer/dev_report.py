@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from agentlightning.emitter.reward import find_final_reward
-from agentlightning.trainer.progress import count_rollouts
+from agentlightning.trainer.progress import count_rollouts, find_rollouts
 from agentlightning.types import Attempt, Rollout, Span, Triplet
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ async def reporting(store: LightningStore, adapter: Any | None) -> AsyncIterator
 
 
 async def _report(store: LightningStore, adapter: Any | None, skip: int) -> str:
-    rollouts = await store.query_rollouts(offset=skip, limit=MOST_ROLLOUTS)
+    rollouts = await find_rollouts(store, offset=skip, limit=MOST_ROLLOUTS)
     if not rollouts:
         return "dev: no rollout was enqueued"
     count = await count_rollouts(store) - skip

@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, Union, overload
 
+from agentlightning.utils.callables import is_coroutine_callable
+
 T = TypeVar("T")
 
 ComponentSpec = Union[T, type[T], Callable[[], T], str, dict[str, Any]]  # noqa: UP007 - it is subscripted when it runs
@@ -243,6 +245,8 @@ def _possible(registry: Mapping[str, Any]) -> str:
 def _made_of(
     target: Callable[..., Any], kwargs: Mapping[str, Any], optional_defaults: OptionalDefaults | None, spec_name: str
 ) -> Any:
+    if not isinstance(target, type) and is_coroutine_callable(target):
+        raise TypeError(f"{spec_name} cannot be made of {target!r}, which is async; only plain functions make parts")
     try:
         if isinstance(target, type):
             return instantiate_component(target, kwargs, optional_defaults)

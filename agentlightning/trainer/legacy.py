@@ -105,18 +105,29 @@ class TrainerLegacy:
         Raises:
             ValueError: No server is named, and there is no algorithm to name one.
             TypeError: The agent cannot be sent to runner processes.
-            RuntimeError: The runners died.
+            RuntimeError: It is called on a running event loop, or the runners died.
             RequestRefusedError: The server has no tasks to give.
             KeyboardInterrupt: Ctrl+C was pressed; the runners have left.
             Exception: What the algorithm raised.
         """
         warnings.warn("fit_v0 is deprecated; use fit with a store", DeprecationWarning, stacklevel=2)
-        self.init(self._backend(dev_backend, dev_data, train_data, val_data))
+        backend = self._backend(dev_backend, dev_data, train_data, val_data)
+        self._fit_legacy(backend, agent, _dataset(train_data), _dataset(val_data))
+
+    def _fit_legacy(
+        self,
+        backend: str | AgentLightningClient,
+        agent: LitAgent[Any],
+        train_dataset: Dataset[Any] | None,
+        val_dataset: Dataset[Any] | None,
+    ) -> None:
+        expect_no_running_loop("fit_v0")
+        self.init(backend)
         pool = RunnerPool(self.n_runners, max_restarts=_MAX_RESTARTS)
         agent.set_trainer(self)  # type: ignore[arg-type]  # a Trainer, which this class is a part of
         try:
             with ending_on_signals():
-                asyncio.run(self._run_v0(agent, pool, _dataset(train_data), _dataset(val_data)))
+                asyncio.run(self._run_v0(agent, pool, train_dataset, val_dataset))
         finally:
             pool.kill()
             self.teardown()
@@ -168,6 +179,25 @@ class TrainerLegacy:
             await left
             if pool.failures():
                 raise RuntimeError(pool.describe_failures())
+
+
+def expect_no_running_loop(caller: str) -> None:
+    """Refuses to block a running event loop.
+
+    Args:
+        caller: The method of the trainer that was called.
+
+    Raises:
+        RuntimeError: It was called on one.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise RuntimeError(
+        f"{caller} blocks until the run ends, and so cannot be called on a running event loop: call it from "
+        f"synchronous code, or `await asyncio.to_thread(trainer.{caller}, ...)`"
+    )
 
 
 async def _work(

@@ -8,10 +8,11 @@ import shutil
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, TextIO
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from agentlightning.emitter.reward import find_final_reward
+from agentlightning.store.errors import NotFound
 from agentlightning.types import PaginatedResult, Rollout, RolloutStatus
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ LOOK_SECONDS = 2.0
 # What one look costs at most, whatever the store holds.
 _MOST_REWARDS = 16
 _MOST_SPANS = 16
+# Looks take one part in so many of the time, however long the store takes to answer.
+_LOOK_SHARE: Final = 20
 
 
 @asynccontextmanager
@@ -44,7 +47,7 @@ async def showing_progress(
         every: Seconds between two looks at the store.
     """
     stream = stream or sys.stderr
-    on_terminal = stream is not None and stream.isatty()
+    on_terminal = _is_terminal(stream)
     if not (on_terminal if shown is None else shown):
         yield
         return
@@ -63,9 +66,24 @@ async def showing_progress(
         await progress.sum_up()
 
 
+async def find_rollouts(store: LightningStore, **query: Any) -> Sequence[Rollout]:
+    """Returns what `query_rollouts` does; none of an experiment that has not begun."""
+    try:
+        return await store.query_rollouts(**query)
+    except NotFound:
+        return []
+
+
 async def count_rollouts(store: LightningStore, status_in: Sequence[RolloutStatus] | None = None) -> int:
     """Returns how many rollouts of these statuses a store holds; of any, if None."""
-    return _total(await store.query_rollouts(status_in=status_in, limit=0))
+    return _total(await find_rollouts(store, status_in=status_in, limit=0))
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:  # it is closed
+        return False
 
 
 class _Log:
@@ -88,8 +106,10 @@ class _Line:
         self._write(f"\r\x1b[K{text}\n")
 
     def _write(self, text: str) -> None:
-        self._stream.write(text)
-        self._stream.flush()
+        # It may be closed, or be read no more.
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+            self._stream.flush()
 
 
 class _Progress:
@@ -113,10 +133,11 @@ class _Progress:
 
     async def show(self) -> None:
         while True:
+            began = time.monotonic()
             if await self._look():
                 self._display.show(self._line())
             self.looked.set()
-            await asyncio.sleep(self._every)
+            await asyncio.sleep(max(self._every, _LOOK_SHARE * (time.monotonic() - began)))
 
     async def sum_up(self) -> None:
         looking = asyncio.ensure_future(self._look())
@@ -133,7 +154,7 @@ class _Progress:
             self._queued = await count_rollouts(self._store, ["queuing", "requeuing"])
             self._running = await count_rollouts(self._store, ["preparing", "running"])
             failed = await count_rollouts(self._store, ["failed", "cancelled"])
-            newest = await self._store.query_rollouts(status_in=["succeeded"], sort_order="desc", limit=_MOST_REWARDS)
+            newest = await find_rollouts(self._store, status_in=["succeeded"], sort_order="desc", limit=_MOST_REWARDS)
             if self._succeeded_before is None:
                 self._succeeded_before, self._failed_before = _total(newest), failed
                 self._looked_at = {rollout.rollout_id for rollout in newest}

@@ -22,9 +22,10 @@ from agentlightning.runner.base import Runner
 from agentlightning.store.base import LightningStore
 from agentlightning.store.blocking import BlockingStore
 from agentlightning.tracer.base import Tracer
+from agentlightning.tracer.recording import nowhere
 from agentlightning.trainer.dev_report import reporting
 from agentlightning.trainer.init_utils import ComponentSpec, build_component
-from agentlightning.trainer.legacy import TrainerLegacy
+from agentlightning.trainer.legacy import TrainerLegacy, expect_no_running_loop
 from agentlightning.trainer.progress import showing_progress
 from agentlightning.types import Dataset, Hook, NamedResources
 from agentlightning.utils.threads import run_in_thread
@@ -150,7 +151,7 @@ class Trainer(TrainerLegacy):
             ImportError: The import path of a spec leads nowhere.
         """
         if dev:
-            _deprecated("Trainer(dev=True)", "Trainer(...).dev(...)")
+            _deprecated("Trainer(dev=True)", "Trainer(...).dev(...)", depth=3)
         n_runners = _renamed("n_workers", n_workers, "n_runners", n_runners)
         self.n_runners = 1 if n_runners is None else n_runners
         if self.n_runners < 1:
@@ -229,7 +230,8 @@ class Trainer(TrainerLegacy):
             Exception: What the algorithm raised.
         """
         if isinstance(train_dataset, (str, AgentLightningClient)):
-            self.fit_v0(agent, train_dataset, val_data=val_dataset)
+            _deprecated("fit with a legacy server", "fit with a store", depth=3)
+            self._fit_legacy(train_dataset, agent, None, val_dataset)
             return
         self._run("fit", self._algorithm_bundle, self.algorithm, agent, train_dataset, val_dataset)
 
@@ -285,7 +287,7 @@ class Trainer(TrainerLegacy):
                 f"{type(agent).__name__}.rollout is one of release 0.1, which takes `rollout_id`: rename its "
                 "parameters to (task, resources, rollout), or train against a legacy server, whose URL fit takes too"
             )
-        _expect_no_running_loop(caller)
+        expect_no_running_loop(caller)
         agent.set_trainer(self)
         self.strategy.execute(
             _AlgorithmSide(
@@ -340,12 +342,14 @@ class Trainer(TrainerLegacy):
             self.llm_proxy.set_store(store)
             algorithm.set_llm_proxy(self.llm_proxy)
         run = functools.partial(algorithm.run, train_dataset=train_dataset, val_dataset=val_dataset)
-        async with watched:
-            if algorithm.is_async():
-                algorithm.set_store(store)
-                await run()
-            else:
-                await _run_beside_the_loop(algorithm, run, store)
+        # What it does, such as asking models, is no part of the attempt that an agent of this process works on.
+        with nowhere():
+            async with watched:
+                if algorithm.is_async():
+                    algorithm.set_store(store)
+                    await run()
+                else:
+                    await _run_beside_the_loop(algorithm, run, store)
 
     async def _runner_bundle(
         self, store: LightningStore, worker_id: int, event: ExecutionEvent, agent: LitAgent[Any]
@@ -411,20 +415,9 @@ def _adapter(spec: object) -> Any:
 def _renamed(old_name: str, old: T | None, new_name: str, new: T | None) -> T | None:
     if old is None:
         return new
-    _deprecated(f"Trainer({old_name}=...)", f"Trainer({new_name}=...)")
+    _deprecated(f"Trainer({old_name}=...)", f"Trainer({new_name}=...)", depth=4)
     return old if new is None else new
 
 
-def _deprecated(old: str, new: str) -> None:
-    warnings.warn(f"{old} is deprecated; use {new}", DeprecationWarning, stacklevel=4)
-
-
-def _expect_no_running_loop(caller: str) -> None:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return
-    raise RuntimeError(
-        f"{caller} blocks until the run ends, and so cannot be called on a running event loop: call it from "
-        f"synchronous code, or `await asyncio.to_thread(trainer.{caller}, ...)`"
-    )
+def _deprecated(old: str, new: str, *, depth: int) -> None:
+    warnings.warn(f"{old} is deprecated; use {new}", DeprecationWarning, stacklevel=depth)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import os
 import signal
@@ -85,6 +86,42 @@ def test_leaving_an_iterator_early_ends_its_wait() -> None:
         for _ in store.wait_iter(rollout_ids=["a"]):
             break
         assert ended.wait(10)
+
+
+def test_an_iterator_that_is_collected_during_a_call_does_not_block_it(inner: InMemoryLightningStore) -> None:
+    class Collecting(asyncio.SelectorEventLoop):
+        at_the_next_call = False
+
+        def call_soon_threadsafe(self, *args: Any, **kwargs: Any) -> asyncio.Handle:
+            if self.at_the_next_call:
+                self.at_the_next_call = False
+                gc.collect()
+            return super().call_soon_threadsafe(*args, **kwargs)
+
+    def abandon(iterator: Iterator[Any]) -> None:
+        next(iterator)
+        cycle: list[Any] = [iterator]
+        cycle.append(cycle)
+
+    loop = Collecting()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    store = BlockingStore(inner, loop)
+    rollout = store.enqueue_rollout("x")
+    store.update_rollout(rollout.rollout_id, status="cancelled")
+    gc.disable()
+    try:
+        abandon(store.wait_iter(rollout_ids=[rollout.rollout_id]))
+        loop.at_the_next_call = True
+        assert store.enqueue_rollout("y").status == "queuing"
+        assert not loop.at_the_next_call
+    finally:
+        gc.enable()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+    with pytest.raises(RuntimeError, match="loop is closed"):
+        store.enqueue_rollout("z")
 
 
 def test_threads_share_it(store: BlockingStore) -> None:

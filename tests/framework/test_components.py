@@ -144,6 +144,20 @@ def test_arguments_that_do_not_fit_are_named() -> None:
         build({"type": f"{HERE}.finished_engine", "power": 2})
 
 
+def test_an_async_function_makes_no_component() -> None:
+    async def make() -> Engine:
+        return Engine()
+
+    for spec in (make, {"type": make}):
+        with pytest.raises(TypeError, match=r"engine cannot be made of .*make.*, which is async"):
+            build(spec)
+
+    class AsyncEngine(Engine):
+        async def __call__(self) -> None: ...
+
+    assert isinstance(build(AsyncEngine), AsyncEngine)
+
+
 def test_a_class_is_not_taken_for_an_instance_of_a_protocol() -> None:
     @runtime_checkable
     class Starts(Protocol):

@@ -8,11 +8,20 @@ import logging
 import os
 import pty
 import re
+import time
 from typing import Any
 
 import pytest
 
-from agentlightning import InMemoryLightningStore, LightningStore, Span, Trainer, algo
+from agentlightning import (
+    InMemoryLightningStore,
+    LightningStore,
+    LightningStoreClient,
+    LightningStoreServer,
+    Span,
+    Trainer,
+    algo,
+)
 from agentlightning.emitter.reward import emit_reward
 from agentlightning.trainer.progress import showing_progress
 
@@ -143,6 +152,54 @@ async def test_a_store_that_fails_fails_nothing_else(caplog: pytest.LogCaptureFi
             await asyncio.sleep(0.01)
     assert terminal.getvalue() == ""
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_a_store_that_answers_slowly_is_asked_seldom() -> None:
+    began: list[float] = []
+    ended: list[float] = []
+
+    class Slow(InMemoryLightningStore):
+        async def query_rollouts(self, **kwargs: Any) -> Any:
+            began.append(time.monotonic())
+            await asyncio.sleep(0.005)
+            found = await super().query_rollouts(**kwargs)
+            ended.append(time.monotonic())
+            return found
+
+    terminal = Terminal()
+    async with showing_progress(Slow(), stream=terminal, every=0.001):
+        await terminal.until("0 succeeded")
+        first = len(ended)
+        while len(began) == first:  # noqa: ASYNC110 - the display is not to be seen
+            await asyncio.sleep(0.01)
+    took, rested = ended[first - 1] - began[0], began[first] - ended[first - 1]
+    assert rested > 10 * took
+
+
+@pytest.mark.parametrize("closed", [True, False])
+async def test_a_terminal_that_is_gone_fails_nothing_else(store: InMemoryLightningStore, closed: bool) -> None:
+    class Gone(Terminal):
+        def write(self, text: str) -> int:
+            raise OSError("gone")
+
+    terminal = Gone()
+    if closed:
+        terminal = Terminal()
+        terminal.close()
+    async with showing_progress(store, stream=terminal, every=0.01):
+        await finish(store, 1.0)
+        await asyncio.sleep(0.05)
+
+
+async def test_an_experiment_that_begins_with_the_run_is_counted_from_its_beginning() -> None:
+    server = LightningStoreServer(InMemoryLightningStore(), "127.0.0.1", 0)
+    await server.start()
+    store, terminal = LightningStoreClient(server.endpoint, experiment="ablation-7"), Terminal()
+    async with showing_progress(store, stream=terminal, every=60):
+        await finish(store, 1.0)
+    await store.close()
+    await server.stop()
+    assert "1 rollout in" in terminal.getvalue()
 
 
 async def test_a_store_that_hangs_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:

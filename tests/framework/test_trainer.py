@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import sample_agents
+from opentelemetry import trace
 
 from agentlightning import (
     Algorithm,
@@ -182,8 +183,9 @@ def test_old_names_warn_and_work() -> None:
     adapter = Counting()
     with pytest.warns(DeprecationWarning, match="adapter"):
         assert Trainer(triplet_exporter=adapter).adapter is adapter
-    with pytest.warns(DeprecationWarning, match=r"\.dev\("):
+    with pytest.warns(DeprecationWarning, match=r"\.dev\(") as caught:
         Trainer(dev=True)
+    assert caught[0].filename == __file__
 
 
 def test_fit_refuses_what_is_no_agent() -> None:
@@ -203,8 +205,9 @@ def test_fit_refuses_agents_of_release_0_1() -> None:
 def test_fit_takes_its_tasks_from_a_legacy_server() -> None:
     with pytest.warns(DeprecationWarning, match=r"Trainer\.dev"):
         tasks = DevTaskLoader(["a", "b"], PROMPT)
-    with pytest.warns(DeprecationWarning, match="fit_v0 is deprecated"):
+    with pytest.warns(DeprecationWarning, match="fit with a legacy server is deprecated") as caught:
         Trainer(max_rollouts=2).fit(one, tasks)
+    assert [warning.filename for warning in caught] == [__file__]
     assert [report.final_reward for report in tasks.rollouts] == [1.0, 1.0]
 
 
@@ -354,6 +357,45 @@ def test_a_plain_algorithm_may_run_a_loop_of_its_own() -> None:
 
     fit(algorithm)
     assert statuses == ["succeeded"]
+
+
+@pytest.mark.parametrize("plain", [True, False])
+@pytest.mark.parametrize("main_thread", ["runner", "algorithm"])
+def test_what_the_algorithm_does_is_no_part_of_an_attempt(plain: bool, main_thread: str) -> None:
+    at_work, go_on = threading.Event(), threading.Event()
+    names: list[str] = []
+
+    class Working(LitAgent[Any]):
+        def rollout(self, task: Any, resources: Any, rollout: Any) -> float:
+            at_work.set()
+            go_on.wait(20)
+            return 1.0
+
+    def ask_a_model() -> None:
+        at_work.wait(20)
+        with trace.get_tracer("library").start_as_current_span("the algorithm's"):
+            pass
+        go_on.set()
+
+    @algo
+    def plain_algorithm(*, store: Any) -> None:
+        store.add_resources(PROMPT)
+        rollout = store.enqueue_rollout("x")
+        ask_a_model()
+        store.wait_for_rollouts(rollout_ids=[rollout.rollout_id], timeout=30)
+        names.extend(span.name for span in store.query_spans(rollout.rollout_id))
+
+    @algo
+    async def async_algorithm(*, store: Any) -> None:
+        await store.add_resources(PROMPT)
+        rollout = await store.enqueue_rollout("x")
+        await asyncio.to_thread(ask_a_model)
+        await store.wait_for_rollouts(rollout_ids=[rollout.rollout_id], timeout=30)
+        names.extend(span.name for span in await store.query_spans(rollout.rollout_id))
+
+    algorithm = plain_algorithm if plain else async_algorithm
+    Trainer(algorithm=algorithm, strategy={"type": "shm", "main_thread": main_thread}).fit(Working())
+    assert names == ["agentlightning.annotation"]
 
 
 def test_the_thread_of_a_plain_algorithm_ends_with_the_run() -> None:

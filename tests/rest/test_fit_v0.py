@@ -120,6 +120,14 @@ def test_somebody_must_name_a_server() -> None:
         Trainer().fit_v0(DoublingAgent(), [1, 2])
 
 
+async def test_it_refuses_to_block_a_running_loop() -> None:
+    with (
+        pytest.raises(RuntimeError, match=r"asyncio\.to_thread\(trainer\.fit_v0"),
+        pytest.warns(DeprecationWarning, match="fit_v0"),
+    ):
+        Trainer().fit_v0(DoublingAgent(), "http://127.0.0.1:1")
+
+
 def test_an_agent_that_cannot_be_sent_is_told_before_anything_runs() -> None:
     class Local(DoublingAgent):
         pass

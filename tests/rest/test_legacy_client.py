@@ -135,12 +135,18 @@ def scripted(*answers: tuple[int, bytes]) -> Iterator[Script]:
         def log_message(self, format: str, *args: Any) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        script.url = f"http://127.0.0.1:{server.server_port}"
+    with serving(Handler) as script.url:
+        yield script
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Serves over HTTP."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            yield script
+            yield f"http://127.0.0.1:{server.server_port}"
         finally:
             server.shutdown()
             thread.join()
@@ -209,16 +215,28 @@ def test_a_slow_server_is_no_answer() -> None:
         def log_message(self, format: str, *args: Any) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            url = f"http://127.0.0.1:{server.server_port}"
-            assert client_of(url, timeout=0.05).get_latest_resources() is None
-        finally:
-            release.set()
-            server.shutdown()
-            thread.join()
+    with serving(Slow) as url:
+        assert client_of(url, timeout=0.05).get_latest_resources() is None
+        release.set()
+
+
+def test_an_error_that_breaks_off_is_no_answer() -> None:
+    release = threading.Event()
+
+    class Stopping(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(500)
+            self.send_header("Content-Length", "100")
+            self.end_headers()
+            self.wfile.flush()
+            release.wait(20)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with serving(Stopping) as url:
+        assert client_of(url, timeout=0.2).get_latest_resources() is None
+        release.set()
 
 
 def test_resources_of_release_0_2_are_read() -> None:

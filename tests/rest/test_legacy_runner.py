@@ -166,6 +166,50 @@ def test_an_agent_that_fails_is_reported_to_have_failed(caplog: pytest.LogCaptur
     assert report_on(leave).metadata == {"agentlightning.failure": "SystemExit: 3"}
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (asyncio.CancelledError(), "RuntimeError: the agent raised CancelledError"),
+        (SystemExit(3), "RuntimeError: the agent tried to end the process: SystemExit(3)"),
+    ],
+)
+def test_an_async_agent_that_would_end_its_runner_is_reported_to_have_failed(error: BaseException, said: str) -> None:
+    class Raising(LitAgent[Any]):
+        async def rollout_async(self, task: Any, resources: Any, rollout: Any) -> Any:
+            raise error
+
+    client = loader(1, 2)
+    assert runner_of(Raising(), client, max_tasks=2).iter() == 2
+    assert [report.metadata for report in client.rollouts] == [{"agentlightning.failure": said}] * 2
+
+
+def test_a_plain_agent_that_raises_cancelled_error_is_reported_to_have_failed() -> None:
+    def cancel(*_: Any) -> None:
+        raise asyncio.CancelledError
+
+    assert report_on(cancel).metadata == {"agentlightning.failure": "RuntimeError: the agent raised CancelledError"}
+
+
+async def test_an_async_agent_may_clean_up_when_its_runner_is_cancelled() -> None:
+    begun, cleaned_up = asyncio.Event(), asyncio.Event()
+
+    class Waiting(LitAgent[Any]):
+        async def rollout_async(self, task: Any, resources: Any, rollout: Any) -> Any:
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0)
+                cleaned_up.set()
+
+    running = asyncio.create_task(runner_of(Waiting(), loader(1)).iter_async())
+    await asyncio.wait_for(begun.wait(), 20)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert cleaned_up.is_set()
+
+
 def test_the_hooks_of_the_agent_are_called_around_each_task_and_may_fail() -> None:
     called: list[Any] = []
 

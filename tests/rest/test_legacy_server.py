@@ -15,6 +15,7 @@ import pytest_asyncio
 from agentlightning.client import AgentLightningClient
 from agentlightning.emitter import emit_reward
 from agentlightning.server import AgentLightningServer
+from agentlightning.store.memory import InMemoryLightningStore
 from agentlightning.types import RolloutLegacy, Span, Task
 
 
@@ -174,6 +175,24 @@ async def test_all_reports_come_in_the_order_of_their_arrival(
     reports = await server.retrieve_completed_rollouts()
     assert [report.task and report.task.input for report in reports] == [2, 0, 1]
     assert await server.retrieve_completed_rollouts() == []
+
+
+async def test_a_report_that_the_store_had_no_room_for_holds_no_other_up(
+    server: AgentLightningServer, client: AgentLightningClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = InMemoryLightningStore(eviction_memory_threshold=8_000, safe_memory_threshold=6_000)
+    monkeypatch.setattr("agentlightning.server.InMemoryLightningStore", lambda: small)
+    tight = made()
+    await tight.start()
+    client.endpoint = tight.endpoint
+    ids = [await tight.queue_task(number) for number in range(4)]
+    for _ in ids:
+        await answered(client, final_reward=1.0, logs=["x" * 1_500])
+    reports = await tight.retrieve_completed_rollouts()
+    await tight.stop()
+    assert [report.rollout_id for report in reports] == ids
+    rewards = [report.final_reward for report in reports]
+    assert (rewards[0], rewards[-1]) == (None, 1.0)
 
 
 async def test_a_report_wakes_who_waits_for_it(server: AgentLightningServer, client: AgentLightningClient) -> None:
