@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import logging
-import signal
 import sys
 
 from agentlightning.rest import require_packages
 from agentlightning.store.api import DEFAULT_EXPERIMENT
 from agentlightning.store.client import LightningStoreClient
 from agentlightning.store.errors import StoreError
+from agentlightning.utils.stopping import stop_signal
 
 # Clients give up after 10 s, and whoever has gone away should not be handed a task.
 _ANSWER_SECONDS = 8.0
@@ -64,11 +63,7 @@ async def _serve(options: argparse.Namespace) -> int:
     from agentlightning.rest.app import create_app
     from agentlightning.rest.serving import RestServer
 
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        with contextlib.suppress(NotImplementedError):  # Windows: Ctrl+C raises KeyboardInterrupt instead
-            loop.add_signal_handler(number, stopping.set)
+    stopping = stop_signal()
     store = LightningStoreClient(
         options.store, retry_delays=_RETRY_DELAYS, request_timeout=_ANSWER_SECONDS, experiment=options.experiment
     )

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from agentlightning.litagent.litagent import LitAgent
 from agentlightning.runner.attempt import AttemptRun
 from agentlightning.runner.base import Runner
-from agentlightning.runner.claims import EVENT_POLL_SECONDS as EVENT_POLL_SECONDS
-from agentlightning.runner.claims import Claims
+from agentlightning.runner.claims import EVENT_POLL_SECONDS, Claims
 from agentlightning.runner.heartbeat import Heartbeat, HeldAttempts
 from agentlightning.runner.resources import ResourcesCache
 from agentlightning.runner.results import is_object

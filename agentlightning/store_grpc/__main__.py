@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import gc
 import logging
-import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from agentlightning.store.errors import StoreError
 from agentlightning.store.opening import open_engine
 from agentlightning.store.server.server import StoreServer, refuse_others
 from agentlightning.store_grpc import options as command_line
+from agentlightning.utils.stopping import stop_signal
 
 if TYPE_CHECKING:
     from agentlightning.rest.serving import RestServer
@@ -37,11 +37,7 @@ def main() -> int:
 
 
 async def _serve(options: argparse.Namespace) -> int:
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        with contextlib.suppress(NotImplementedError):  # Windows: Ctrl+C raises KeyboardInterrupt instead
-            loop.add_signal_handler(number, stopping.set)
+    stopping = stop_signal()
     refuse_others(options.host, insecure=options.insecure)  # before a database is made
     engine = open_engine(options.store)
     try:

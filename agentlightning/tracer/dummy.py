@@ -7,11 +7,11 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from agentlightning.tracer.active import activated, get_active_tracer
-from agentlightning.tracer.base import Tracer
-from agentlightning.tracer.recording import Recording, current_recording, last_recording, opened
+from agentlightning.tracer.recorded import RecordedTracer, expect_ids_together, instant
+from agentlightning.tracer.recording import Recording, current_recording, opened
 from agentlightning.types import Attributes, Span, SpanCoreFields, SpanRecordingContext, StatusCode, TraceStatus
 from agentlightning.utils.otel import format_exception_attributes
 
@@ -21,18 +21,11 @@ if TYPE_CHECKING:
 _parent_id: ContextVar[str | None] = ContextVar("agentlightning_dummy_parent_id", default=None)
 
 
-class DummyTracer(Tracer):
+class DummyTracer(RecordedTracer):
     """Records the spans that are made through it, in memory only: no store gets them, and OpenTelemetry is not used.
 
     Spans can be made without an open trace, too. Then they are only returned.
     """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._last: Recording | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_last": None, "_store": None}
 
     @asynccontextmanager
     async def trace_context(
@@ -48,8 +41,7 @@ class DummyTracer(Tracer):
         Yields:
             This tracer.
         """
-        if (rollout_id is None) != (attempt_id is None):
-            raise ValueError("rollout_id and attempt_id belong together: give both or neither")
+        expect_ids_together(rollout_id, attempt_id)
         recording = Recording(rollout_id or "", attempt_id or "")
         with activated(self), opened(recording):
             self._last = recording
@@ -59,10 +51,6 @@ class DummyTracer(Tracer):
             finally:
                 _parent_id.reset(token)
 
-    def get_last_trace(self) -> list[Span]:
-        recording = last_recording() or self._last
-        return recording.spans if recording is not None else []
-
     def create_span(
         self,
         name: str,
@@ -70,14 +58,7 @@ class DummyTracer(Tracer):
         timestamp: float | None = None,
         status: TraceStatus | None = None,
     ) -> SpanCoreFields:
-        moment = time.time() if timestamp is None else timestamp
-        core = SpanCoreFields(
-            name=name,
-            status=status or TraceStatus(status_code="OK"),
-            attributes=attributes or {},
-            start_time=moment,
-            end_time=moment,
-        )
+        core = instant(name, attributes, timestamp, status)
         self._record(core, secrets.token_hex(8))
         return core
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -23,7 +22,7 @@ from agentlightning.instrumentation.libraries import INSTRUMENTATION
 from agentlightning.instrumentation.token_ids import token_attributes_of_span
 from agentlightning.removed import raise_if_removed
 from agentlightning.tracer.active import activated
-from agentlightning.tracer.base import Tracer
+from agentlightning.tracer.recorded import RecordedTracer, expect_ids_together, instant
 from agentlightning.tracer.recording import Recording, current_recording, last_recording, opened
 from agentlightning.types import Attributes, Span, SpanCoreFields, SpanRecordingContext, StatusCode, TraceStatus
 from agentlightning.types.tracer import seconds_to_nanos
@@ -35,7 +34,7 @@ _SCOPE = "agentlightning"
 _MOST_OPEN_SPANS = 100_000
 
 
-class OtelTracer(Tracer):
+class OtelTracer(RecordedTracer):
     """Records what OpenTelemetry instruments, each attempt apart from the others.
 
     Its tracer provider is its own and heeds none of the `OTEL_*` variables that sample, limit or switch off: spans
@@ -61,11 +60,9 @@ class OtelTracer(Tracer):
         self._instrument = instrument
         self._instrumenting = False
         self._provider: TracerProvider | None = None
-        self._last: Recording | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy in another process starts afresh: provider and recordings live where their threads are.
-        return {**self.__dict__, "_provider": None, "_last": None, "_store": None, "_instrumenting": False}
+        return {**super().__getstate__(), "_provider": None, "_instrumenting": False}
 
     def init_worker(self, worker_id: int, store: LightningStore | None = None, *args: Any, **kwargs: Any) -> None:
         super().init_worker(worker_id, store)
@@ -105,8 +102,7 @@ class OtelTracer(Tracer):
         Yields:
             An OpenTelemetry tracer to make spans with.
         """
-        if (rollout_id is None) != (attempt_id is None):
-            raise ValueError("rollout_id and attempt_id belong together: give both or neither")
+        expect_ids_together(rollout_id, attempt_id)
         if rollout_id is None and store is not None:
             raise ValueError("spans need a rollout_id and an attempt_id to be stored under")
         _route_global_spans(self.tracer_provider)
@@ -127,10 +123,6 @@ class OtelTracer(Tracer):
             raise
         await recording.flush_or_log()
 
-    def get_last_trace(self) -> list[Span]:
-        recording = last_recording() or self._last
-        return recording.spans if recording is not None else []
-
     def create_span(
         self,
         name: str,
@@ -139,14 +131,7 @@ class OtelTracer(Tracer):
         status: TraceStatus | None = None,
     ) -> SpanCoreFields:
         recording = self._recording()
-        moment = time.time() if timestamp is None else timestamp
-        core = SpanCoreFields(
-            name=name,
-            status=status or TraceStatus(status_code="OK"),
-            attributes=attributes or {},
-            start_time=moment,
-            end_time=moment,
-        )
+        core = instant(name, attributes, timestamp, status)
         parent = trace_api.get_current_span().get_span_context()
         recording.add(
             Span.from_attributes(
@@ -156,8 +141,8 @@ class OtelTracer(Tracer):
                 name=name,
                 trace_id=f"{parent.trace_id if parent.is_valid else recording.trace_id:032x}",
                 parent_id=f"{parent.span_id:016x}" if parent.is_valid else None,
-                start_time=moment,
-                end_time=moment,
+                start_time=core.start_time,
+                end_time=core.end_time,
                 status=core.status,
             )
         )

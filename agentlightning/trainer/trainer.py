@@ -17,8 +17,9 @@ from agentlightning.execution.base import AlgorithmBundle, ExecutionStrategy
 from agentlightning.execution.events import ExecutionEvent
 from agentlightning.execution.worker_names import current_worker_name
 from agentlightning.litagent.litagent import LitAgent, is_v0_1_rollout_api
-from agentlightning.runner.agent import EVENT_POLL_SECONDS, LitAgentRunner
+from agentlightning.runner.agent import LitAgentRunner
 from agentlightning.runner.base import Runner
+from agentlightning.runner.claims import EVENT_POLL_SECONDS
 from agentlightning.store.base import LightningStore
 from agentlightning.store.blocking import BlockingStore
 from agentlightning.tracer.base import Tracer
