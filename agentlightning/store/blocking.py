@@ -6,7 +6,7 @@ import asyncio
 import functools
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, wait
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _END: Final = object()
+# A signal that comes just before Python goes to sleep on a lock does not wake it.
+_LOOK_SECONDS: Final = 1.0
 
 
 class BlockingStore:
@@ -113,6 +115,8 @@ class BlockingStore:
             raise RuntimeError("a blocking call on the event loop that is to do the work would wait for itself")
         future = self._submit(awaitable)
         try:
+            while not wait((future,), _LOOK_SECONDS).done:
+                pass
             return future.result()
         except CancelledError:
             self._expect_attached()
