@@ -4,7 +4,7 @@ BIN = $(VENV)/bin
 GEN_VENV = .venv-gen
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check check-install gen gen-check contract-release bench test-compat test-integrations clean
+.PHONY: help quickstart test faults check check-install gen gen-check contract-release bench test-compat test-integrations clean
 
 help: ## list the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ $(VENV)/.check: pyproject.toml $(VENV)/.test
 
 test: $(VENV)/.test ## set up and run the tests (under 10 minutes)
 	$(BIN)/python -m pytest
+
+faults: $(VENV)/.test ## kill, stop and cut off servers and clients, 20 rounds of each scenario (AGL_FAULT_ROUNDS)
+	AGL_FAULT_ROUNDS=$${AGL_FAULT_ROUNDS:-20} AGL_FAULT_BATCHES=$${AGL_FAULT_BATCHES:-40} $(BIN)/python -m pytest tests/faults
 
 check: $(VENV)/.check gen-check ## format, lint, types, imports, and the gates of the contract
 	$(BIN)/ruff format --check .
