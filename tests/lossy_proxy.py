@@ -57,7 +57,7 @@ class LossyProxy:
         assert task is not None
         self._connections.add(task)
         try:
-            with suppress(OSError, asyncio.IncompleteReadError):
+            with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):  # the last of being cut
                 far_reader, far_writer = await asyncio.open_connection(*self._target)
                 try:
                     await self._forward(reader, writer, far_reader, far_writer)

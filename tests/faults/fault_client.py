@@ -62,8 +62,8 @@ class FaultClient:
             await self._enqueue()
             print("done", flush=True)
         else:
-            workers = [self._run(f"{self._name}-{slot}") for slot in range(2)] + [self._beat()]
-            tasks = [asyncio.ensure_future(one) for one in (workers if self._role == "runner" else [self._watch()])]
+            roles = [self._watch()] if self._role == "watcher" else [self._run("a"), self._run("b"), self._beat()]
+            tasks = [asyncio.ensure_future(role) for role in roles]
             await asyncio.to_thread(sys.stdin.readline)
             self._is_over.set()
             await asyncio.gather(*tasks)
@@ -91,14 +91,14 @@ class FaultClient:
                         left.discard(ended.rollout_id)
                     assert not event.not_found_rollout_id, f"{event.not_found_rollout_id} is lost"
 
-    async def _run(self, worker: str) -> None:
+    async def _run(self, slot: str) -> None:
         number = 0
         while not self._is_over.is_set():
             number += 1
             claims: list[v1.Attempt] = []
-            with suppress(StoreError), self._journal.call("claim", claim=f"{worker}-{number}") as answer:
+            with suppress(StoreError), self._journal.call("claim", claim=f"{self._name}-{slot}-{number}") as answer:
                 response = await dequeue(
-                    self._api, 2, wait=0.3, lease=LEASE, claim_id=f"{worker}-{number}", worker_id=self._name
+                    self._api, 2, wait=0.3, lease=LEASE, claim_id=f"{self._name}-{slot}-{number}", worker_id=self._name
                 )
                 claims = [claim.attempt for claim in response.claims]
                 answer.noted = [(attempt.rollout_id, attempt.attempt_id) for attempt in claims]

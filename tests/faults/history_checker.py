@@ -165,8 +165,9 @@ def _watches(history: list[Call], stored: Stored) -> Iterator[str]:
         seen: set[tuple[str, str]] = set()
         for call in calls:
             for name, status, digest in call.answer:
-                if (name, digest) in seen:
-                    yield f"{name}: {client} was told the same of it twice"
+                # An unfinished rollout can come back to what it was: a claim is made and handed back.
+                if status in FINISHED and (name, digest) in seen:
+                    yield f"{name}: {client} was told twice that it ended {status}"
                 seen.add((name, digest))
                 if told.get(name) in FINISHED and status != told[name]:
                     yield f"{name}: {client} was told that it ended {told[name]}, and then {status}"

@@ -84,7 +84,7 @@ def test_what_is_lost_or_doubled_in_the_store_is_found(changes: dict[str, Any], 
         (Call("algorithm", "wait", {}, 1.3, 1.3, {"b": "FAILED"}), "b: it ended FAILED, and is SUCCEEDED"),
         (
             Call("watcher", "watch", {}, 1.5, 1.5, [["a", "SUCCEEDED", "d2"]]),
-            "a: watcher was told the same of it twice",
+            "a: watcher was told twice that it ended",
         ),
         (Call("watcher", "watch", {}, 1.5, 1.5, [["a", "REQUEUING", "d9"]]), "a: watcher was told that it ended"),
         (Call("late", "watch", {}, 1.5, 1.5, [["a", "SUCCEEDED", "d2"]]), "b: late was not told that it ended"),
