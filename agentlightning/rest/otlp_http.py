@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -85,7 +84,7 @@ def _unpacked(body: bytes) -> bytes:
 def _from_json(body: bytes) -> v1.AddSpansRequest:
     export = v1.AddSpansRequest()
     try:
-        json_format.ParseDict(json.loads(body), export, ignore_unknown_fields=True)
+        json_format.Parse(body, export, ignore_unknown_fields=True)
     except (json_format.ParseError, AttributeError, RecursionError, TypeError, ValueError) as error:
         raise HTTPException(400, f"The body is no export of spans: {error}") from error
     for resource in export.resource_spans:
