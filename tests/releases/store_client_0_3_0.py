@@ -6,26 +6,38 @@ Run as `store_client_0_3_0.py URL`; it fails where an answer is not what that re
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import time
 from collections.abc import Awaitable
 from typing import Any
 
 import aiohttp
+
 from agentlightning import LLM, LightningStoreClient, PromptTemplate, RolloutConfig, Span
 from agentlightning.types import AttemptedRollout, EnqueueRolloutRequest, PaginatedResult
 
 
+class Complaints(logging.Handler):
+    """What the client swallows and logs: the errors of its getters, after it has asked four times in vain."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.heard: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.heard.append(record.getMessage())
+
+
 async def refused(call: Awaitable[Any]) -> None:
-    """Checks that a call is refused for good, so that the client does not ask again."""
-    started = time.monotonic()
+    """Checks that a call is refused for good: only then the client does not ask again."""
     try:
         await call
     except aiohttp.ClientResponseError as error:
-        assert 400 <= error.status < 500, error
-    else:
-        raise AssertionError("the call was not refused")
-    assert time.monotonic() - started < 1.0, "it was asked again"
+        if 400 <= error.status < 500 and error.status != 408:
+            return
+        raise
+    raise AssertionError("the call was not refused")
 
 
 def span(rollout: AttemptedRollout, number: int, **attributes: Any) -> Span:
@@ -44,8 +56,7 @@ def span(rollout: AttemptedRollout, number: int, **attributes: Any) -> Span:
 
 
 async def check_empty(store: LightningStoreClient) -> None:
-    """What there is not is None or empty, and costs no retries."""
-    started = time.monotonic()
+    """What there is not is None or empty."""
     assert await store.get_rollout_by_id("ro-none") is None
     assert await store.get_latest_attempt("ro-none") is None
     assert await store.get_latest_resources() is None
@@ -63,7 +74,6 @@ async def check_empty(store: LightningStoreClient) -> None:
         assert isinstance(found, PaginatedResult), found
         assert (list(found), found.total) == ([], 0)
     assert await store.wait_for_rollouts(rollout_ids=["ro-none"], timeout=0.1) == []
-    assert time.monotonic() - started < 2.0, "something was asked again"
 
 
 async def check_refusals(store: LightningStoreClient) -> None:
@@ -192,6 +202,8 @@ async def check_workers(store: LightningStoreClient) -> None:
 
 
 async def main(url: str) -> None:
+    complaints = Complaints()
+    logging.getLogger("agentlightning").addHandler(complaints)
     store = LightningStoreClient(url)
     await check_empty(store)
     await check_resources(store)
@@ -203,6 +215,7 @@ async def main(url: str) -> None:
     assert totals["total_rollouts"] == 5
     assert totals["total_spans"] == 3
     await store.close()
+    assert not complaints.heard, complaints.heard
 
 
 if __name__ == "__main__":
