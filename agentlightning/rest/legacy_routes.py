@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, HTTPException, Response
+from fastapi import APIRouter, Depends, HTTPException, Response
 
 from agentlightning.rest.answers import answer
+from agentlightning.rest.browsers import refuse_pages
 from agentlightning.rest.reports import record_report
 from agentlightning.store.base import LightningStore
 from agentlightning.types import GenericResponse, ResourcesUpdate, RolloutLegacy, Task, TaskIfAny
@@ -19,7 +20,7 @@ def legacy_routes(store: LightningStore, lease: float) -> APIRouter:
     """
     router = APIRouter()
 
-    @router.get("/task", response_model=TaskIfAny)
+    @router.get("/task", response_model=TaskIfAny, dependencies=[Depends(refuse_pages)])
     async def next_task() -> Response:
         """Hands out the next task, if there is one. A client that goes away loses nothing: the task comes back."""
         claimed = await store.dequeue_rollout(lease=lease)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Request, Response
+from fastapi import APIRouter, Body, Depends, Request, Response
 from pydantic import BaseModel, BeforeValidator
 
 from agentlightning.rest import store_bodies as bodies
 from agentlightning.rest.answers import answer
+from agentlightning.rest.browsers import refuse_pages
 from agentlightning.rest.presence import while_present
 from agentlightning.rest.store_routes import claimed, found_spans
 from agentlightning.store.base import LightningStore
@@ -71,7 +72,7 @@ def store_routes_0_2(store: LightningStore) -> APIRouter:
         """Puts a rollout at the end of the queue."""
         return answer(await store.enqueue_rollout(**body))
 
-    @router.get("/dequeue_rollout", response_model=AttemptedRollout | None)
+    @router.get("/dequeue_rollout", response_model=AttemptedRollout | None, dependencies=[Depends(refuse_pages)])
     async def dequeue_rollout(request: Request) -> Response:
         """Claims the rollout that has waited longest, and begins an attempt of it."""
         rollouts = await claimed(store, request, 1)
