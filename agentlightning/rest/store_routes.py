@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -25,6 +26,8 @@ from agentlightning.types import (
 
 PREFIX = "/v1/agl"
 """Where the routes are."""
+
+_AT_ONCE = 0.1
 
 
 def store_routes(store: LightningStore) -> APIRouter:
@@ -181,9 +184,11 @@ def store_routes(store: LightningStore) -> APIRouter:
 async def claimed(
     store: LightningStore, request: Request, limit: int, worker_id: str | None = None
 ) -> list[AttemptedRollout]:
-    """Claims rollouts for a client; if it has gone away by then, they go back to their old places in the queue."""
+    """Claims rollouts for a client; if it got tired of waiting, they go back to their old places in the queue."""
+    begun = time.monotonic()
     rollouts = await store.dequeue_many_rollouts(limit=limit, worker_id=worker_id)
-    if rollouts and await request.is_disconnected():
+    # To look costs as much as the claim itself, and who is answered at once has not left.
+    if rollouts and time.monotonic() - begun > _AT_ONCE and await request.is_disconnected():
         await store.release_attempts([(rollout.rollout_id, rollout.attempt.attempt_id) for rollout in rollouts])
         return []
     return list(rollouts)

@@ -15,9 +15,9 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 
 
 def test_an_answer_does_not_wait_for_the_acknowledgement_of_its_header() -> None:
-    with RestServer(app, port=0)._listen() as listener:  # noqa: SLF001  how an answer is sent shows in time only
-        with socket.create_connection(listener.getsockname()), listener.accept()[0] as connection:
-            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    listener = RestServer(app, port=0)._listen()  # noqa: SLF001  how an answer is sent shows in time only
+    with listener, socket.create_connection(listener.getsockname()), listener.accept()[0] as connection:
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 async def test_a_connection_is_kept_longer_than_clients_keep_it() -> None:

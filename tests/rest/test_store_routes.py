@@ -420,6 +420,7 @@ async def test_a_claim_whose_client_has_gone_is_handed_back(local_rest: Rest, sw
         connection.close()
         # What is answered after the end of the other connection was read tells that it has been read.
         assert (await local_rest.get(f"{AGL}/health")).status == 200
+        await asyncio.sleep(0.2)  # it left because it had to wait
         slow.answered.set()
         for _ in range(1000):
             found = await local_rest.store.get_rollout_by_id(first.rollout_id)
