@@ -81,6 +81,16 @@ async def test_a_rollout_goes_its_way_from_the_queue_to_its_end(rest: Rest) -> N
     assert (Span.model_validate(found), total) == (Span.model_validate(span(claimed, 1)), 1)
 
 
+async def test_a_rollout_with_an_id_of_its_own_is_made_once(local_rest: Rest) -> None:
+    enqueue, wanted = f"{AGL}/queues/rollouts/enqueue", {"input": 1, "rollout_id": "ro-mine"}
+    first, again = [await local_rest.call(enqueue, {"rollouts": [wanted]}) for _ in range(2)]
+    assert (first.status, again.status, again.json) == (201, 201, first.json)
+    for path, body in ((enqueue, {"rollouts": [{**wanted, "input": 2}]}), (f"{AGL}/rollouts", wanted)):
+        answer = await local_rest.call(path, body)
+        assert (answer.status, answer.json.keys()) == (409, {"detail"})
+    assert (await local_rest.get(f"{AGL}/rollouts")).json["total"] == 1
+
+
 async def test_work_is_claimed_without_a_body_and_as_much_as_was_asked_for(local_rest: Rest) -> None:
     await local_rest.call(f"{AGL}/queues/rollouts/enqueue", {"rollouts": [{"input": number} for number in range(5)]})
     dequeue = local_rest.url + f"{AGL}/queues/rollouts/dequeue"
