@@ -44,6 +44,7 @@ _STATUSES: Final = {
 # The reason says more than the code: an experiment may be created any moment, a large message stays large.
 _STATUSES_OF_REASONS: Final = {"EXPERIMENT_NOT_FOUND": 503, "MESSAGE_TOO_LARGE": 413}
 _MOST_FAULTS: Final = 5
+_LONGEST_DETAIL: Final = 900
 
 
 class Fault(NamedTuple):
@@ -90,10 +91,14 @@ def fault_of(error: Exception) -> Fault:
     return Fault(500, "Internal server error; the server's log says more.")
 
 
+def sentence(text: str) -> str:
+    """Returns what can be sent of a sentence that quotes what a client sent: its beginning, and no half characters."""
+    return text[:_LONGEST_DETAIL].encode(errors="replace").decode()
+
+
 def error_response(status: int, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """Returns the answer that says what was wrong, in a sentence."""
-    # What a client sent may come back in the sentence, and half a surrogate pair cannot be sent.
-    return JSONResponse({"detail": detail.encode(errors="replace").decode()}, status, headers)
+    return JSONResponse({"detail": sentence(detail)}, status, headers)
 
 
 async def _refuse_malformed(request: Request, error: Exception) -> JSONResponse:

@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 
 from agentlightning.codec.payload import JSON
-from agentlightning.rest.errors import fault_of
+from agentlightning.rest.errors import fault_of, sentence
 from agentlightning.rest.limits import MAX_BODY_BYTES
 from agentlightning.store.face import StoreFace
 from agentlightning.store.methods import EXPERIMENT_KEY
@@ -48,7 +48,7 @@ def otlp_routes(store: StoreFace) -> APIRouter:
         except Exception as error:  # noqa: BLE001  the one place where errors leave for exporters
             # As exporters expect it: a status in the type of what they sent.
             fault = fault_of(error)
-            return _answer(Status(message=fault.detail), media_type, fault.status, fault.headers)
+            return _answer(Status(message=sentence(fault.detail)), media_type, fault.status, fault.headers)
 
     return router
 

@@ -26,21 +26,10 @@ SortOrder = Literal["asc", "desc"]
 FilterLogic = Literal["and", "or"]
 
 
-class NewRollout(TypedDict):
-    """A rollout to create."""
-
-    input: Any
-    mode: NotRequired[RolloutMode | None]
-    resources_id: NotRequired[str | None]
-    config: NotRequired[RolloutConfig | None]
-    metadata: NotRequired[dict[str, Any] | None]
-    rollout_id: NotRequired[str | None]
-
-
-class StartedRollout(NewRollout):
+class StartedRollout(EnqueueRolloutRequest):
     """A rollout to create, for a worker that runs it itself."""
 
-    worker_id: NotRequired[str | None]
+    worker_id: str | None = None
 
 
 class NewRollouts(BaseModel):

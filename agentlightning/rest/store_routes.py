@@ -56,9 +56,9 @@ def store_routes(store: LightningStore) -> APIRouter:
         return answer(await claimed(store, request, claim.limit, claim.worker_id))
 
     @router.post("/rollouts", status_code=201, response_model=AttemptedRollout)
-    async def start_rollout(body: Annotated[bodies.StartedRollout, Body()]) -> Response:
+    async def start_rollout(body: bodies.StartedRollout) -> Response:
         """Creates a rollout with its first attempt; it is never queued."""
-        return answer(await store.start_rollout(**body), 201)
+        return answer(await store.start_rollout(**dict(body)), 201)
 
     @router.get("/rollouts", response_model=PaginatedResult[Rollout])
     async def list_rollouts(query: Annotated[bodies.RolloutQuery, InUrl()]) -> Response:

@@ -17,6 +17,7 @@ from agentlightning.store.base import LightningStore
 from agentlightning.types import (
     Attempt,
     AttemptedRollout,
+    EnqueueRolloutRequest,
     NamedResources,
     ResourcesUpdate,
     Rollout,
@@ -63,14 +64,14 @@ def store_routes_0_2(store: LightningStore) -> APIRouter:
         return {"status": "ok"}
 
     @router.post("/start_rollout", response_model=AttemptedRollout)
-    async def start_rollout(body: Annotated[bodies.NewRollout, Body()]) -> Response:
+    async def start_rollout(body: EnqueueRolloutRequest) -> Response:
         """Creates a rollout with its first attempt; it is never queued."""
-        return answer(await store.start_rollout(**body))
+        return answer(await store.start_rollout(**dict(body)))
 
     @router.post("/enqueue_rollout", response_model=Rollout)
-    async def enqueue_rollout(body: Annotated[bodies.NewRollout, Body()]) -> Response:
+    async def enqueue_rollout(body: EnqueueRolloutRequest) -> Response:
         """Puts a rollout at the end of the queue."""
-        return answer(await store.enqueue_rollout(**body))
+        return answer(await store.enqueue_rollout(**dict(body)))
 
     @router.get("/dequeue_rollout", response_model=AttemptedRollout | None, dependencies=[Depends(refuse_pages)])
     async def dequeue_rollout(request: Request) -> Response:
