@@ -16,6 +16,8 @@ from agentlightning.rest import url_of
 from agentlightning.store.server.server import refuse_others
 
 _GRACE_SECONDS = 5
+# Longer than clients keep an idle connection (aiohttp: 15 s): none must send a request while this side hangs up.
+_KEEP_ALIVE_SECONDS = 75
 
 
 class RestServer:
@@ -84,6 +86,8 @@ class RestServer:
             listener = socket.create_server((self.host, self.port), family=family, backlog=2048)
         except OSError as error:
             raise OSError(f"Cannot listen on {self.host}:{self.port}: {error}") from error
+        # Connections inherit it. Without it an answer waits 40 ms for the client's acknowledgement of its header.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.port = listener.getsockname()[1]
         return listener
 
@@ -101,6 +105,7 @@ class _Uvicorn(uvicorn.Server):
                 ws="none",
                 lifespan="off",
                 server_header=False,
+                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=_GRACE_SECONDS,
             )
         )
