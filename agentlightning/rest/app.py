@@ -6,10 +6,12 @@ from typing import Final
 
 from fastapi import FastAPI
 
+from agentlightning.rest.connect.routes import serve_contract
 from agentlightning.rest.errors import install_error_handlers
 from agentlightning.rest.legacy_routes import legacy_routes
 from agentlightning.rest.limits import BodyLimit
 from agentlightning.store.base import LightningStore
+from agentlightning.store.face import StoreFace
 
 TASK_TIMEOUT_SECONDS: Final = 300.0
 """How long a task is its client's before it is handed out again, unless said otherwise."""
@@ -33,8 +35,10 @@ def create_app(store: LightningStore, *, task_timeout_seconds: float = TASK_TIME
         raise ValueError(
             f"task_timeout_seconds must be above 0 and at most {_LONGEST_TIMEOUT:.0f}, not {task_timeout_seconds}"
         )
-    app = FastAPI(title="Agent Lightning", description="The legacy REST API of a store.")
+    app = FastAPI(title="Agent Lightning", description="A store over HTTP: its contract, and the legacy REST API.")
     app.add_middleware(BodyLimit)
     install_error_handlers(app)
     app.include_router(legacy_routes(store, lease=max(task_timeout_seconds, _SHORTEST_TIMEOUT)))
+    if isinstance(store, StoreFace):
+        serve_contract(app, store.api, store.experiment)
     return app

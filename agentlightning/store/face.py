@@ -97,6 +97,16 @@ class StoreFace(LightningStore):
         self._context = CallContext(experiment=experiment)
 
     @property
+    def api(self) -> StoreApi:
+        """What does the work: the calls of the contract."""
+        return self._api
+
+    @property
+    def experiment(self) -> str:
+        """The experiment that the store works on."""
+        return self._context.experiment
+
+    @property
     def capabilities(self) -> LightningStoreCapabilities:
         return LightningStoreCapabilities(thread_safe=True, async_safe=True, zero_copy=False, otlp_traces=False)
 
