@@ -10,7 +10,6 @@ from agentlightning.rest.connect.routes import serve_contract
 from agentlightning.rest.errors import install_error_handlers
 from agentlightning.rest.legacy_routes import legacy_routes
 from agentlightning.rest.limits import BodyLimit
-from agentlightning.store.base import LightningStore
 from agentlightning.store.face import StoreFace
 
 TASK_TIMEOUT_SECONDS: Final = 300.0
@@ -20,7 +19,7 @@ _SHORTEST_TIMEOUT: Final = 1.0
 _LONGEST_TIMEOUT: Final = 86_400.0
 
 
-def create_app(store: LightningStore, *, task_timeout_seconds: float = TASK_TIMEOUT_SECONDS) -> FastAPI:
+def create_app(store: StoreFace, *, task_timeout_seconds: float = TASK_TIMEOUT_SECONDS) -> FastAPI:
     """Makes the application. It holds nothing of its own: everything is in the store.
 
     Args:
@@ -39,6 +38,5 @@ def create_app(store: LightningStore, *, task_timeout_seconds: float = TASK_TIME
     app.add_middleware(BodyLimit)
     install_error_handlers(app)
     app.include_router(legacy_routes(store, lease=max(task_timeout_seconds, _SHORTEST_TIMEOUT)))
-    if isinstance(store, StoreFace):
-        serve_contract(app, store.api, store.experiment)
+    serve_contract(app, store)
     return app

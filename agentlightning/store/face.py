@@ -98,13 +98,13 @@ class StoreFace(LightningStore):
 
     @property
     def api(self) -> StoreApi:
-        """What does the work: the calls of the contract."""
+        """What does the work, for those who have messages to hand to it."""
         return self._api
 
     @property
-    def experiment(self) -> str:
-        """The experiment that the store works on."""
-        return self._context.experiment
+    def context(self) -> CallContext:
+        """What goes with each call of it."""
+        return self._context
 
     @property
     def capabilities(self) -> LightningStoreCapabilities:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Callable
 from contextlib import AbstractContextManager, aclosing, nullcontext
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 
 from fastapi import FastAPI
 from google.protobuf.message import Message
@@ -22,21 +24,27 @@ from agentlightning.rest.serving import long_calls_of
 from agentlightning.store import status
 from agentlightning.store.api import StoreApi
 from agentlightning.store.errors import InvalidArgument, Unimplemented
+from agentlightning.store.face import StoreFace
 from agentlightning.store.methods import METHODS, SERVICES, Method
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 _VERSION: Final = "connect-protocol-version"
+# Bytes of a message from which on a hop to a thread costs little beside what JSON does.
+_LARGE: Final = 1 << 16
 
 
-def serve_contract(app: FastAPI, api: StoreApi, experiment: str) -> None:
+def serve_contract(app: FastAPI, store: StoreFace) -> None:
     """Adds every method of the contract to an application, as `POST /{service}/{method}`.
 
     Args:
         app: The application.
-        api: Does the work.
-        experiment: The experiment of a call that names none.
+        store: What is served; its experiment is that of a call that names none.
     """
     for service in SERVICES:
-        app.add_route(f"/{service}/{{rpc}}", Service(service, api, experiment), ["POST"], include_in_schema=False)  # type: ignore[arg-type]
+        endpoint = Service(service, store.api, store.context.experiment)
+        app.add_route(f"/{service}/{{rpc}}", endpoint, ["POST"], include_in_schema=False)  # type: ignore[arg-type]
     describe(app)
 
 
@@ -84,11 +92,11 @@ class Service:
     async def _answer(self, method: Method, call: Any, codec: Codec, request: Request, send: Send) -> None:
         response: Response
         try:
-            message = _message(method, codec, request, await _body(request))
+            message = await _message(method, codec, request, await _body(request))
             async with waiting_caller(request.headers, request.receive, self._experiment) as context:
                 with _may_end(method, request):
                     answer = await call(context, message)
-            response = Response(codec.encode(answer), media_type=codec.media_type(streams=False))
+            response = Response(await _encoded(codec, answer), media_type=codec.media_type(streams=False))
         except ClientDisconnect:
             raise
         except Exception as error:  # noqa: BLE001  the one place where errors of these calls leave for the wire
@@ -104,12 +112,12 @@ class Service:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", media_type)]})
         end = {}
         try:
-            message = _message(method, codec, request, body)
+            message = await _message(method, codec, request, body)
             async with waiting_caller(request.headers, request.receive, self._experiment) as context:
                 with _may_end(method, request):
                     async with aclosing(call(context, message)) as answers:
                         async for answer in answers:
-                            await write(envelope(codec.encode(answer)))
+                            await write(envelope(await _encoded(codec, answer)))
         except ClientDisconnect:
             raise
         except Exception as error:  # noqa: BLE001  the one place where errors of these calls leave for the wire
@@ -125,7 +133,7 @@ async def _body(request: Request) -> bytes | None:
         return None
 
 
-def _message(method: Method, codec: Codec, request: Request, body: bytes | None) -> Message:
+async def _message(method: Method, codec: Codec, request: Request, body: bytes | None) -> Message:
     if body is None:
         raise too_large()
     version = request.headers.get(_VERSION, "1")
@@ -135,7 +143,16 @@ def _message(method: Method, codec: Codec, request: Request, body: bytes | None)
         data = open_envelope(body, request.headers.get("connect-content-encoding", ""))
     else:
         data = unpack(body, request.headers.get("content-encoding", ""))
-    return codec.decode(method.request, data)
+    return await _aside(len(data), codec.decode, method.request, data)
+
+
+async def _encoded(codec: Codec, message: Message) -> bytes:
+    return await _aside(message.ByteSize(), codec.encode, message)
+
+
+async def _aside(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Does what takes long with a large message beside the event loop: the others' calls go on."""
+    return await asyncio.to_thread(work, *args, **kwargs) if size > _LARGE else work(*args, **kwargs)
 
 
 def _may_end(method: Method, request: Request) -> AbstractContextManager[None]:
