@@ -62,6 +62,16 @@ def enveloped(message: bytes, flags: int = 0) -> bytes:
     return struct.pack(">BI", flags, len(message)) + message
 
 
+def envelopes_in(body: bytes) -> list[tuple[int, bytes]]:
+    """The envelopes of a whole body, each with its flags."""
+    found = []
+    while body:
+        flags, length = struct.unpack_from(">BI", body)
+        found.append((flags, body[5 : 5 + length]))
+        body = body[5 + length :]
+    return found
+
+
 class Answers:
     """The messages of a stream, read as they come."""
 

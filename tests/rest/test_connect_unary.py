@@ -156,23 +156,26 @@ async def test_what_is_no_request_in_binary_is_refused(local: Caller) -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "value", "fault"),
+    ("header", "value"),
     [
-        ("connect-protocol-version", "2", MALFORMED),
-        ("connect-timeout-ms", "-1", MALFORMED),
-        ("connect-timeout-ms", "1.5", MALFORMED),
-        ("connect-timeout-ms", "12345678901", MALFORMED),
-        ("connect-timeout-ms", "", MALFORMED),
-        ("agl-experiment", "größer", Fault("invalid_argument", "INVALID_ID")),
-        ("agl-experiment", "a\tb", Fault("invalid_argument", "INVALID_ID")),
+        ("connect-protocol-version", "2"),
+        ("connect-timeout-ms", "-1"),
+        ("connect-timeout-ms", "1.5"),
+        ("connect-timeout-ms", "12345678901"),
+        ("connect-timeout-ms", ""),
     ],
 )
-async def test_headers_that_cannot_be_are_refused(header: str, value: str, fault: Fault, caller: Caller) -> None:
-    headers = {"Content-Type": JSON, header: value.encode()}
-    url = caller.url + BY_RPC["ListRollouts"].path
-    answer = await caller.client.post(url, content=b"{}", headers=httpx.Headers(list(headers.items())))  # type: ignore[arg-type]
-    assert refusal(answer, 400) == fault
+async def test_headers_that_cannot_be_are_refused(header: str, value: str, local: Caller) -> None:
+    answer = await local.post("ListRollouts", headers={header: value})
+    assert refusal(answer, 400) == MALFORMED
     assert header in answer.json()["message"]
+
+
+@pytest.mark.parametrize("name", ["größer".encode(), b"a\tb"])
+async def test_a_name_that_no_experiment_can_be_called_by_is_refused(name: bytes, caller: Caller) -> None:
+    headers: Any = [("Content-Type", JSON), ("agl-experiment", name)]
+    answer = await caller.client.post(caller.url + BY_RPC["ListRollouts"].path, content=b"{}", headers=headers)
+    assert refusal(answer, 400) == Fault("invalid_argument", "INVALID_ID")
 
 
 async def test_what_a_client_of_the_protocol_sends_along_is_taken(local: Caller) -> None:
