@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from agentlightning.rest.connect.routes import serve_contract
 from agentlightning.rest.errors import install_error_handlers
@@ -19,13 +21,16 @@ _SHORTEST_TIMEOUT: Final = 1.0
 _LONGEST_TIMEOUT: Final = 86_400.0
 
 
-def create_app(store: StoreFace, *, task_timeout_seconds: float = TASK_TIMEOUT_SECONDS) -> FastAPI:
+def create_app(
+    store: StoreFace, *, task_timeout_seconds: float = TASK_TIMEOUT_SECONDS, cors_origins: Sequence[str] = ()
+) -> FastAPI:
     """Makes the application. It holds nothing of its own: everything is in the store.
 
     Args:
         store: The store, in this process or a `LightningStoreClient`. It stays the caller's to close.
         task_timeout_seconds: Seconds until a task that was handed out and not reported on is handed out again; at
             most a day. Less than a second counts as one.
+        cors_origins: Origins, such as `http://localhost:3000`, whose pages may call it from a browser; `*` is any.
 
     Raises:
         ValueError: The time is not positive, or longer than a day.
@@ -39,4 +44,6 @@ def create_app(store: StoreFace, *, task_timeout_seconds: float = TASK_TIMEOUT_S
     install_error_handlers(app)
     app.include_router(legacy_routes(store, lease=max(task_timeout_seconds, _SHORTEST_TIMEOUT)))
     serve_contract(app, store)
+    if cors_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=cors_origins, allow_methods=["*"], allow_headers=["*"])
     return app

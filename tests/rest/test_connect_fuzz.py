@@ -69,7 +69,11 @@ def bodies(method: Method) -> st.SearchStrategy[bytes]:
 
 CALLS = st.sampled_from(METHODS).flatmap(
     lambda method: st.tuples(
-        st.just(method), bodies(method), st.sampled_from(["json", "proto"]), st.booleans(), st.sampled_from([0, 0, 1, 7])
+        st.just(method),
+        bodies(method),
+        st.sampled_from(["json", "proto"]),
+        st.booleans(),
+        st.sampled_from([0, 0, 1, 7]),
     )
 )
 
@@ -119,7 +123,9 @@ def test_no_stream_of_bytes_is_a_fault_of_the_server(
     body=VALUES.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=60),
     path=st.sampled_from(["/rollout", "/task", "/resources/latest", "/resources/x", "/nowhere"]),
     verb=st.sampled_from(["GET", "POST", "PUT", "DELETE"]),
-    content_type=st.sampled_from(["application/json", "text/plain", "multipart/form-data", "multipart/form-data; boundary=x"]),
+    content_type=st.sampled_from(
+        ["application/json", "text/plain", "multipart/form-data", "multipart/form-data; boundary=x"]
+    ),
 )
 @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_no_body_on_a_legacy_route_is_a_fault_of_the_server(

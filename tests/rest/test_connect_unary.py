@@ -7,6 +7,7 @@ import base64
 import gzip
 import json
 import logging
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -18,7 +19,9 @@ from connect_calls import BY_RPC, JSON, PROTO, Caller, Fault, packed_details, re
 from google.protobuf.message import Message
 from rest_calls import Rest, Switchboard
 
+from agentlightning.rest.app import create_app
 from agentlightning.rest.limits import MAX_BODY_BYTES
+from agentlightning.rest.serving import RestServer
 from agentlightning.store.client import LightningStoreClient
 from agentlightning.store.errors import StoreError
 from agentlightning.store.face import StoreFace
@@ -346,3 +349,31 @@ async def test_writes_are_finished_for_callers_in_step(rest: Rest, caller: Calle
     assert [rollout["rolloutId"] for rollout in listed["rollouts"]] == ["ro-7"]
     everything = await caller.call("ListRollouts", {"page": {"pageSize": 1000}})
     assert sorted(rollout["rolloutId"] for rollout in everything["rollouts"]) == sorted(names)
+
+
+@pytest.mark.parametrize("origins", [(), ("http://localhost:3000",), ("*",)])
+async def test_pages_of_other_origins_may_call_only_if_they_were_named(
+    origins: tuple[str, ...], local_rest: Rest, client: httpx.AsyncClient
+) -> None:
+    server = RestServer(create_app(local_rest.store, cors_origins=origins), port=0)
+    await server.start()
+    asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "agl-experiment,content-type"}
+    url = server.url + BY_RPC["ListRollouts"].path
+    for origin in ("http://localhost:3000", "https://elsewhere.example"):
+        may = "*" in origins or origin in origins
+        asked = await client.options(url, headers={"Origin": origin, **asks})
+        called = await client.post(url, json={}, headers={"Origin": origin})
+        for answer in (asked, called):
+            allowed = answer.headers.get("access-control-allow-origin")
+            assert allowed in ((origin, "*") if may else (None,))
+            assert "access-control-allow-credentials" not in answer.headers
+        assert (asked.status_code == 200) is may
+    await server.stop()
+
+
+def test_answers_do_not_wait_for_the_clients_acknowledgement(switchboard: Switchboard) -> None:
+    running = switchboard.server._running  # noqa: SLF001  a delay of 40 ms shows in no answer
+    assert running is not None
+    sockets = [one for server in running[0].servers for one in server.sockets]
+    # asyncio switches the delay off on connections that name their protocol, which they have from these.
+    assert [one.proto for one in sockets] == [socket.IPPROTO_TCP]
