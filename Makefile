@@ -78,7 +78,7 @@ test-integrations: .venv-integrations/.installed ## run the tests of AgentOps an
 	@touch $@
 
 test-http: .venv-http/.installed ## call the HTTP server with a Connect client of others, and fuzz what its OpenAPI says (Python 3.11)
-	.venv-http/bin/python -m pytest tests/rest/test_connect_client.py tests/rest/test_openapi.py
+	.venv-http/bin/$(PYTEST) tests/rest/test_connect_client.py tests/rest/test_openapi.py
 
 .venv-core/.installed: pyproject.toml
 	rm -rf .venv-core
