@@ -7,7 +7,6 @@ import base64
 import gzip
 import json
 import logging
-import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -369,11 +368,3 @@ async def test_pages_of_other_origins_may_call_only_if_they_were_named(
             assert "access-control-allow-credentials" not in answer.headers
         assert (asked.status_code == 200) is may
     await server.stop()
-
-
-def test_answers_do_not_wait_for_the_clients_acknowledgement(switchboard: Switchboard) -> None:
-    running = switchboard.server._running  # noqa: SLF001  a delay of 40 ms shows in no answer
-    assert running is not None
-    sockets = [one for server in running[0].servers for one in server.sockets]
-    # asyncio switches the delay off on connections that name their protocol, which they have from these.
-    assert [one.proto for one in sockets] == [socket.IPPROTO_TCP]
