@@ -15,9 +15,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from agentlightning.rest.connect.bodies import envelope, open_envelope, too_large, unpack
+from agentlightning.rest.compression import too_large, unpack
 from agentlightning.rest.connect.callers import waiting_caller
 from agentlightning.rest.connect.codecs import CODECS, Codec
+from agentlightning.rest.connect.envelopes import envelope, open_envelope
 from agentlightning.rest.connect.errors import error_body, error_response
 from agentlightning.rest.connect.openapi import describe
 from agentlightning.rest.serving import long_calls_of

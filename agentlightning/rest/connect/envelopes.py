@@ -1,56 +1,16 @@
-"""What stands around a message in a body: compression, and the envelopes of streams."""
+"""The envelopes that messages of streams have."""
 
 from __future__ import annotations
 
-import gzip
-import io
 import struct
-import zlib
 from typing import Final
 
-from agentlightning.rest.limits import MAX_BODY_BYTES
-from agentlightning.store.errors import InvalidArgument, ResourceExhausted, Unimplemented
+from agentlightning.rest.compression import unpack
+from agentlightning.store.errors import InvalidArgument
 
 _COMPRESSED: Final = 1
 _END: Final = 2
 _PREFIX: Final = struct.Struct(">BI")
-
-
-def too_large() -> ResourceExhausted:
-    """Returns the error for a request of more than `MAX_BODY_BYTES`, as it came or unpacked."""
-    return ResourceExhausted(
-        f"The request has more than {MAX_BODY_BYTES} bytes. Split it.",
-        reason="MESSAGE_TOO_LARGE",
-        metadata={"limit": str(MAX_BODY_BYTES)},
-    )
-
-
-def unpack(data: bytes, encoding: str) -> bytes:
-    """Returns a message as it was before it was compressed. What becomes larger than `MAX_BODY_BYTES` is not unpacked.
-
-    Args:
-        data: The message as it came.
-        encoding: What the header says of it.
-
-    Raises:
-        InvalidArgument: It is not compressed as the header says.
-        ResourceExhausted: It is too large.
-        Unimplemented: The header names another compression than gzip.
-    """
-    if encoding in ("", "identity") or not data:
-        return data
-    if encoding != "gzip":
-        raise Unimplemented(
-            f"The compression {encoding!r} is not supported; gzip and identity are.", reason="UNKNOWN_COMPRESSION"
-        )
-    try:
-        with gzip.GzipFile(fileobj=io.BytesIO(data)) as unpacked:
-            message = unpacked.read(MAX_BODY_BYTES + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise _malformed(f"it is not compressed with gzip: {error}") from error
-    if len(message) > MAX_BODY_BYTES:
-        raise too_large()
-    return message
 
 
 def open_envelope(body: bytes, encoding: str) -> bytes:
