@@ -31,9 +31,10 @@ def unpack(data: bytes, encoding: str) -> bytes:
         ResourceExhausted: It is too large.
         Unimplemented: The header names another compression than gzip.
     """
-    if encoding in ("", "identity") or not data:
+    name = encoding.strip().lower()
+    if name in ("", "identity") or not data:
         return data
-    if encoding != "gzip":
+    if name != "gzip":
         raise Unimplemented(
             f"The compression {encoding!r} is not supported; gzip and identity are.", reason="UNKNOWN_COMPRESSION"
         )
