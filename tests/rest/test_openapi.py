@@ -7,27 +7,15 @@ from typing import Any
 
 import httpx
 import pytest
+from described_routes import CONTRACT, OTHERS
 from hypothesis import HealthCheck, given, settings
 from rest_calls import Switchboard
 
-from agentlightning.rest.app import create_app
 from agentlightning.store.memory import InMemoryLightningStore
-from agentlightning.store.methods import METHODS
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed: `make test-http` has it")
 not_a_server_error = pytest.importorskip("schemathesis.checks").not_a_server_error
 response_schema_conformance = pytest.importorskip("schemathesis.specs.openapi.checks").response_schema_conformance
-
-CONTRACT = [method.path for method in METHODS if not method.streams]
-
-
-def other_operations() -> list[tuple[str, str]]:
-    """Each route that is no method of the contract, as its path and its verb."""
-    store = InMemoryLightningStore()
-    paths = create_app(store).openapi()["paths"]
-    store.close_now()
-    return [(path, verb) for path, verbs in paths.items() if path not in CONTRACT for verb in verbs]
-
 
 # A request may ask the server to take its time.
 WAITS = {"wait": "0s", "timeout": 0}
@@ -67,7 +55,7 @@ def test_a_method_of_the_contract_answers_as_it_is_described(path: str, describe
     try_out(described[path]["POST"], [not_a_server_error, response_schema_conformance], examples=25)
 
 
-@pytest.mark.parametrize(("path", "verb"), other_operations())
+@pytest.mark.parametrize(("path", "verb"), OTHERS)
 def test_no_other_route_fails(path: str, verb: str, described: Any) -> None:
     try_out(described[path][verb], [not_a_server_error], examples=25)
 
