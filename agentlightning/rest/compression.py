@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import zlib
 
 from agentlightning.rest.limits import MAX_BODY_BYTES
@@ -13,7 +11,7 @@ from agentlightning.store.errors import InvalidArgument, ResourceExhausted, Unim
 def too_large() -> ResourceExhausted:
     """Returns the error for a request of more than `MAX_BODY_BYTES`, as it came or unpacked."""
     return ResourceExhausted(
-        f"The request has more than {MAX_BODY_BYTES} bytes. Split it.",
+        f"The body has more than {MAX_BODY_BYTES} bytes, as it came or unpacked. Split it.",
         reason="MESSAGE_TOO_LARGE",
         metadata={"limit": str(MAX_BODY_BYTES)},
     )
@@ -38,13 +36,13 @@ def unpack(data: bytes, encoding: str) -> bytes:
         raise Unimplemented(
             f"The compression {encoding!r} is not supported; gzip and identity are.", reason="UNKNOWN_COMPRESSION"
         )
+    unpacking = zlib.decompressobj(zlib.MAX_WBITS | 16)  # 16 is for gzip
     try:
-        with gzip.GzipFile(fileobj=io.BytesIO(data)) as unpacked:
-            message = unpacked.read(MAX_BODY_BYTES + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise InvalidArgument(
-            f"The request is not compressed with gzip as it should be: {error}.", reason="MALFORMED_REQUEST"
-        ) from error
+        message = unpacking.decompress(data, MAX_BODY_BYTES + 1)
+    except zlib.error as error:
+        raise InvalidArgument(f"The body is not gzip: {error}", reason="MALFORMED_REQUEST") from error
     if len(message) > MAX_BODY_BYTES:
         raise too_large()
+    if not unpacking.eof or unpacking.unused_data:
+        raise InvalidArgument("The body is not one whole piece of gzip.", reason="MALFORMED_REQUEST")
     return message

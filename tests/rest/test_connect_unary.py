@@ -307,8 +307,7 @@ async def test_compressions_that_are_unknown_or_untrue_are_refused(local: Caller
 
 
 async def test_a_small_body_that_unpacks_into_a_large_one_is_refused(local: Caller) -> None:
-    member = gzip.compress(b" " * 2**20)
-    bomb = member * (MAX_BODY_BYTES // 2**20) + gzip.compress(b"{}")
+    bomb = gzip.compress(b" " * (MAX_BODY_BYTES + 1))
     assert len(bomb) < 100_000
     headers = {"Content-Encoding": "gzip"}
     for content_type in (JSON, PROTO):
