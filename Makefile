@@ -69,7 +69,7 @@ test-compat: .venv-oldest/.installed ## run the store's tests on the oldest grpc
 	@touch $@
 
 test-integrations: .venv-integrations/.installed ## run the tests of AgentOps and of every model library that is recorded
-	.venv-integrations/bin/$(PYTEST) tests/framework/test_agentops.py tests/framework/test_instrumentation.py
+	.venv-integrations/bin/$(PYTEST) tests/framework/test_agentops.py tests/framework/test_agentops_collector.py tests/framework/test_instrumentation.py
 
 # Old releases, each in an environment of its own: some 150 packages, installed once. Benchmarks use that of 0.3.0, too.
 .venv-release-0.2.2/.requirements: tests/releases/requirements-0.2.2.txt
