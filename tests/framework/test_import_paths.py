@@ -23,6 +23,10 @@ PATHS = {
     "algorithm.decorator": "FunctionalAlgorithm algo",
     "algorithm.fast": "Baseline FastAlgorithm",
     "algorithm.utils": "batch_iter_over_dataset with_llm_proxy with_store",
+    "cli": "main",
+    "cli.agentops_server": "main",
+    "cli.store": "main",
+    "cli.vllm": "main",
     "client": "AgentLightningClient DevTaskLoader",
     "config": "lightning_cli",
     "emitter": """emit_annotation emit_exception emit_message emit_object emit_reward find_final_reward
