@@ -11,6 +11,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
+from agentlightning.rest.presence import departure
 from agentlightning.store.api import CallContext
 from agentlightning.store.errors import DeadlineExceeded, InvalidArgument
 from agentlightning.store.methods import EXPERIMENT_KEY
@@ -45,12 +46,12 @@ async def waiting_caller(headers: Headers, receive: Receive, experiment: str) ->
             fault = why
             task.cancel()
 
-    def notice(departure: asyncio.Task[None]) -> None:
-        if not departure.cancelled():
+    def notice(leaving: asyncio.Task[None]) -> None:
+        if not leaving.cancelled():
             end(ClientDisconnect())
 
-    departure = loop.create_task(_departure(receive))
-    departure.add_done_callback(notice)
+    leaving = loop.create_task(departure(receive))
+    leaving.add_done_callback(notice)
     alarm = None if timeout is None else loop.call_later(timeout, end, _late(timeout))
     try:
         yield CallContext(experiment=name, timeout=timeout, is_present=lambda: fault is None)
@@ -59,14 +60,9 @@ async def waiting_caller(headers: Headers, receive: Receive, experiment: str) ->
             raise
         raise fault from None
     finally:
-        departure.cancel()
+        leaving.cancel()
         if alarm is not None:
             alarm.cancel()
-
-
-async def _departure(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _experiment(headers: Headers, default: str) -> str:
