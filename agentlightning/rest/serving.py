@@ -8,16 +8,25 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from typing import Final
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agentlightning.rest import url_of
 from agentlightning.store.server.server import refuse_others
+from agentlightning.store.server.servicers import LongCalls
 
 _GRACE_SECONDS = 5
 # Longer than clients keep an idle connection (aiohttp: 15 s): none must send a request while this side hangs up.
 _KEEP_ALIVE_SECONDS = 75
+_LONG_CALLS: Final = "agentlightning.long_calls"
+
+
+def long_calls_of(scope: Scope) -> LongCalls | None:
+    """Returns where a request's work counts itself in that is to end when the server stops; None if it is not ours."""
+    long_calls: LongCalls | None = scope.get(_LONG_CALLS)
+    return long_calls
 
 
 class RestServer:
@@ -68,7 +77,10 @@ class RestServer:
             raise
 
     async def stop(self) -> None:
-        """Finishes the requests at work, for up to 5 s, and listens no more. Does nothing when it is not running."""
+        """Ends what only waits, finishes the other requests, for up to 5 s, and listens no more.
+
+        Does nothing when it is not running.
+        """
         running, self._running = self._running, None
         if running is not None:
             server, thread = running
@@ -96,9 +108,14 @@ class _Uvicorn(uvicorn.Server):
     """Tells when it is ready and when it has ended, and leaves the signals of the process alone."""
 
     def __init__(self, app: ASGIApp) -> None:
+        self._long_calls = LongCalls()
+
+        async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+            await app({**scope, _LONG_CALLS: self._long_calls}, receive, send)
+
         super().__init__(
             uvicorn.Config(
-                app,
+                serve,
                 interface="asgi3",
                 log_config=None,
                 access_log=False,
@@ -126,6 +143,10 @@ class _Uvicorn(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         self.ready.set_result(None)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._long_calls.end()
+        await super().shutdown(sockets=sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
