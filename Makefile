@@ -6,7 +6,7 @@ GEN_VENV = .venv-gen
 PYTEST = python -m pytest --numprocesses 3 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test faults check check-install gen gen-check contract-release bench test-compat test-integrations test-releases release-environments clean
+.PHONY: help quickstart test faults check check-install gen gen-check contract-release bench test-compat test-integrations test-releases release-environments test-http clean
 
 help: ## list the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -86,6 +86,15 @@ test-releases: $(VENV)/.test ## run agentlightning 0.2.2 and 0.3.0 from PyPI aga
 	elif $(BIN)/python -m pip download --quiet --no-deps --dest .venv-release-0.2.2 agentlightning==0.2.2; then exit 1; \
 	else echo "*** SKIPPED: PyPI CANNOT BE REACHED, and the old releases were NOT TESTED. ***" >&2; fi
 
+.venv-http/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-http
+	.venv-http/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.venv-http/bin/python -m pip install --quiet --editable . --group test --group http
+	@touch $@
+
+test-http: .venv-http/.installed ## call the HTTP server with a Connect client of others, and fuzz what its OpenAPI says (Python 3.11)
+	.venv-http/bin/$(PYTEST) tests/rest/test_connect_client.py tests/rest/test_openapi.py
+
 .venv-core/.installed: pyproject.toml
 	rm -rf .venv-core
 	$(PYTHON) -m venv .venv-core
@@ -96,7 +105,7 @@ check-install: .venv-core/.installed ## count what the core brings with it, in a
 	.venv-core/bin/python tools/check_install.py
 
 clean: ## remove what the commands above have made
-	rm -rf $(VENV) .venv-gen .venv-oldest .venv-integrations .venv-release-0.2.2 .venv-core .bench-venv quickstart-results bench-results
+	rm -rf $(VENV) .venv-gen .venv-oldest .venv-integrations .venv-release-0.2.2 .venv-http .venv-core .bench-venv quickstart-results bench-results
 
 # The generator has an environment of its own: its age sets the oldest protobuf that its output runs on.
 $(GEN_VENV)/.installed: tools/gen-requirements.txt
