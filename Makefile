@@ -83,10 +83,10 @@ test-http: .venv-http/.installed ## call the HTTP server with a Connect client o
 # Old releases, each in an environment of its own: some 150 packages, installed once. Benchmarks use that of 0.3.0, too.
 .venv-release-0.2.2/.requirements: tests/releases/requirements-0.2.2.txt
 .bench-venv/.requirements: benchmarks/reference-requirements.txt
+# What is in a file decides, not its age: a new clone has new files.
 .venv-release-0.2.2/.requirements .bench-venv/.requirements:
-	$(PYTHON) -m venv --clear $(@D)
-	$(@D)/bin/python -m pip install --quiet --requirement $<
-	@cp $< $@
+	@if cmp -s $< $@; then touch $@; else $(PYTHON) -m venv --clear $(@D) && \
+	$(@D)/bin/python -m pip install --quiet --requirement $< && cp $< $@; fi
 
 release-environments: .venv-release-0.2.2/.requirements .bench-venv/.requirements
 
