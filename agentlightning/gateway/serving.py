@@ -1,0 +1,98 @@
+"""Where a gateway runs: in a thread of this process."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Any, Final, Protocol
+
+from agentlightning.gateway.app import create_app
+from agentlightning.gateway.core import Gateway
+from agentlightning.gateway.settings import GatewaySettings, GatewayState
+from agentlightning.store.base import LightningStore
+from agentlightning.utils.http_serving import HttpServer
+
+HTTP_SETTINGS: Final[dict[str, Any]] = {
+    "lifespan": "on",
+    # Longer than clients keep idle connections, which would otherwise meet the end of one now and then.
+    "timeout_keep_alive": 300,
+    "date_header": False,
+}
+"""How gateways differ from other HTTP servers of this library."""
+
+
+class Serving(Protocol):
+    """The processes or threads of a gateway."""
+
+    @property
+    def port(self) -> int:
+        """The port; with 0 known once started."""
+
+    async def start(self, state: GatewayState, store: LightningStore) -> None:
+        """Returns when calls are answered.
+
+        Raises:
+            OSError: The address cannot be listened on.
+        """
+
+    async def stop(self) -> None:
+        """Finishes the calls at work, for up to 5 s, and listens no more."""
+
+    def submit(self, command: str, *arguments: Any) -> list[Future[Any]]:
+        """Has each gateway carry a command out; see `Gateway.submit`."""
+
+
+def serving(settings: GatewaySettings, host: str, port: int, processes: int) -> Serving:
+    """Returns what serves a gateway.
+
+    Args:
+        settings: The settings.
+        host: Host to listen on.
+        port: Port to listen on, 0 for a free one.
+        processes: In how many processes of their own; 0 for a thread of this one.
+    """
+    return ThreadServing(settings, host, port)
+
+
+class ThreadServing:
+    """One gateway in a thread of this process.
+
+    Args:
+        settings: The settings.
+        host: Host to listen on.
+        port: Port to listen on, 0 for a free one.
+    """
+
+    def __init__(self, settings: GatewaySettings, host: str, port: int) -> None:
+        self._settings = settings
+        self._host = host
+        self._port = port
+        self._gateway: Gateway | None = None
+        self._server: HttpServer | None = None
+
+    @property
+    def port(self) -> int:
+        """The port; with 0 known once started."""
+        return self._server.port if self._server is not None else self._port
+
+    async def start(self, state: GatewayState, store: LightningStore | None) -> None:
+        """Returns when calls are answered.
+
+        Raises:
+            OSError: The address cannot be listened on.
+        """
+        self._gateway = Gateway(self._settings, state, store)
+        server = HttpServer(
+            create_app(self._gateway), self._host, self._port, name="agentlightning-gateway", **HTTP_SETTINGS
+        )
+        await server.start()
+        self._server = server
+
+    async def stop(self) -> None:
+        """Finishes the calls at work, for up to 5 s, and listens no more."""
+        if self._server is not None:
+            await self._server.stop()
+
+    def submit(self, command: str, *arguments: Any) -> list[Future[Any]]:
+        """Has each gateway carry a command out; see `Gateway.submit`."""
+        assert self._gateway is not None  # commands come after the start
+        return [self._gateway.submit(command, *arguments)]
