@@ -83,7 +83,7 @@ class LLMProxy:
                 `agentlightning.gateway.backends.read_model_list`. Several of one name share its calls.
             store: Where the spans go. The trainer sets it.
             host: Host to listen on; 127.0.0.1 unless given.
-            litellm_config: Not supported but for `num_retries`: there is no LiteLLM behind this.
+            litellm_config: Not supported: there is no LiteLLM behind this.
             num_retries: How often a call is sent again that a backend answered with status 429 or from 500 on.
             num_workers: How many processes serve.
             launch_mode: `mp` serves in processes of their own, `thread` and `asyncio` in a thread of this one, which
@@ -112,9 +112,7 @@ class LLMProxy:
         from agentlightning.gateway.settings import GatewaySettings, GatewayState, OnStoreFailure
         from agentlightning.store.server.server import refuse_others
 
-        litellm_settings = dict(litellm_config or {})
-        num_retries = litellm_settings.pop("num_retries", num_retries)
-        for argument, given in {"litellm_config=": bool(litellm_settings), "launcher_args=": launcher_args}.items():
+        for argument, given in {"litellm_config=": litellm_config, "launcher_args=": launcher_args}.items():
             if given:
                 raise ValueError(describe_removed(f"LLMProxy({argument})"))
         if num_workers < 1:
@@ -179,7 +177,7 @@ class LLMProxy:
         from agentlightning.gateway.serving import serving
 
         made = serving(self._settings, self.host, self._port, self.num_workers if self.launch_mode == "mp" else 0)
-        await made.start(self._state, self._store)
+        await made.start(lambda: self._state, self._store)
         self._serving, self._port = made, made.port
 
     async def stop(self) -> None:

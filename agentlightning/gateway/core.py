@@ -31,10 +31,10 @@ class Gateway:
     Args:
         settings: The settings.
         state: How it stands.
-        store: Where spans go; None serves calls that belong to no attempt only.
+        store: Where spans go.
     """
 
-    def __init__(self, settings: GatewaySettings, state: GatewayState, store: LightningStore | None) -> None:
+    def __init__(self, settings: GatewaySettings, state: GatewayState, store: LightningStore) -> None:
         self.settings = settings
         self.lost_spans = 0
         """How many calls were answered and not recorded, since the process began."""
@@ -69,7 +69,7 @@ class Gateway:
         """Has the gateway's loop carry a command out, from any other thread.
 
         Args:
-            command: `replace`, `set_store`, or the name of a method of `Router`.
+            command: The name of a method of `Router`.
             *arguments: Its arguments.
 
         Returns:
@@ -79,9 +79,6 @@ class Gateway:
         return asyncio.run_coroutine_threadsafe(self._obey(command, *arguments), self._loop)
 
     async def _obey(self, command: str, *arguments: Any) -> Any:
-        if command == "set_store":
-            self._store = arguments[0]
-            return None
         outcome = getattr(self.router, command)(*arguments)
         return await outcome if asyncio.iscoroutine(outcome) else outcome
 
@@ -122,13 +119,8 @@ class Gateway:
         logger.warning("a model call of %s is answered without a record: %s", where, error)
 
     async def _reserve_many(self, attempts: Sequence[tuple[str, str]]) -> Sequence[int]:
-        return await self._recorder().get_many_span_sequence_ids(attempts)
+        return await self._store.get_many_span_sequence_ids(attempts)
 
     async def _commit_many(self, spans: Sequence[Span]) -> Sequence[None]:
-        await self._recorder().add_many_spans(spans)
+        await self._store.add_many_spans(spans)
         return [None] * len(spans)
-
-    def _recorder(self) -> LightningStore:
-        if self._store is None:
-            raise OSError("the gateway has no store")
-        return self._store

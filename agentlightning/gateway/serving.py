@@ -1,23 +1,18 @@
-"""Where a gateway runs: in a thread of this process."""
+"""Where a gateway runs: in a thread of this process, or in processes of its own."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from agentlightning.gateway.app import create_app
 from agentlightning.gateway.core import Gateway
-from agentlightning.gateway.settings import GatewaySettings, GatewayState
+from agentlightning.gateway.settings import HTTP_SETTINGS, GatewaySettings, GatewayState
+from agentlightning.gateway.workers import ProcessServing
 from agentlightning.store.base import LightningStore
+from agentlightning.store.threading import LightningStoreThreaded
 from agentlightning.utils.http_serving import HttpServer
-
-HTTP_SETTINGS: Final[dict[str, Any]] = {
-    "lifespan": "on",
-    # Longer than clients keep idle connections, which would otherwise meet the end of one now and then.
-    "timeout_keep_alive": 300,
-    "date_header": False,
-}
-"""How gateways differ from other HTTP servers of this library."""
 
 
 class Serving(Protocol):
@@ -27,11 +22,17 @@ class Serving(Protocol):
     def port(self) -> int:
         """The port; with 0 known once started."""
 
-    async def start(self, state: GatewayState, store: LightningStore) -> None:
+    async def start(self, state: Callable[[], GatewayState], store: LightningStore) -> None:
         """Returns when calls are answered.
+
+        Args:
+            state: Returns how the gateway stands.
+            store: Where spans go.
 
         Raises:
             OSError: The address cannot be listened on.
+            RuntimeError: A process did not start.
+            ValueError: The store cannot be reached from where it runs.
         """
 
     async def stop(self) -> None:
@@ -50,7 +51,7 @@ def serving(settings: GatewaySettings, host: str, port: int, processes: int) -> 
         port: Port to listen on, 0 for a free one.
         processes: In how many processes of their own; 0 for a thread of this one.
     """
-    return ThreadServing(settings, host, port)
+    return ProcessServing(settings, host, port, processes) if processes else ThreadServing(settings, host, port)
 
 
 class ThreadServing:
@@ -74,13 +75,15 @@ class ThreadServing:
         """The port; with 0 known once started."""
         return self._server.port if self._server is not None else self._port
 
-    async def start(self, state: GatewayState, store: LightningStore | None) -> None:
+    async def start(self, state: Callable[[], GatewayState], store: LightningStore) -> None:
         """Returns when calls are answered.
 
         Raises:
             OSError: The address cannot be listened on.
         """
-        self._gateway = Gateway(self._settings, state, store)
+        if not store.capabilities.get("thread_safe"):
+            store = LightningStoreThreaded(store)
+        self._gateway = Gateway(self._settings, state(), store)
         server = HttpServer(
             create_app(self._gateway), self._host, self._port, name="agentlightning-gateway", **HTTP_SETTINGS
         )

@@ -17,6 +17,15 @@ MAX_BODY_BYTES: Final = 32 << 20
 """Most bytes of a request. What is recorded of it must fit into messages to the store."""
 
 
+HTTP_SETTINGS: Final[dict[str, Any]] = {
+    "lifespan": "on",
+    # Longer than clients keep idle connections, which would otherwise meet the end of one now and then.
+    "timeout_keep_alive": 300,
+    "date_header": False,
+}
+"""How gateways differ from other HTTP servers of this library."""
+
+
 @dataclass(frozen=True)
 class GatewaySettings:
     """The settings of a gateway, the same in all its processes."""
