@@ -11,4 +11,4 @@ def require_packages() -> None:
     Raises:
         ImportError: It is not; the message says how to install it.
     """
-    extras.require_packages("the model gateway", "gateway", "fastapi", "uvicorn", "httpx")
+    extras.require_packages("the model gateway", "gateway", "httpx", "starlette", "uvicorn")

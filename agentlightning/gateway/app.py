@@ -9,7 +9,11 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 from urllib.parse import unquote
 
-from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Mount, Route
 from starlette.types import Receive, Scope, Send
 
 from agentlightning.gateway.apis import APIS
@@ -25,7 +29,7 @@ from agentlightning.utils.attempt_keys import opens
 _TARGET: Final = re.compile(r"(?:/v1)*(?:/rollout/([^/]+)/attempt/([^/]+))?(?:/v1)*(/.*)")
 
 
-def create_app(gateway: Gateway) -> FastAPI:
+def create_app(gateway: Gateway) -> Starlette:
     """Makes the application.
 
     Args:
@@ -33,28 +37,23 @@ def create_app(gateway: Gateway) -> FastAPI:
     """
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
         await gateway.open()
         try:
             yield
         finally:
             await gateway.close()
 
-    app = FastAPI(title="Agent Lightning model gateway", lifespan=lifespan, openapi_url=None)
+    async def health(_: Request) -> JSONResponse:
+        router = gateway.router
+        standing = {"models": router.models, "in_flight": router.in_flight, "lost_spans": gateway.lost_spans}
+        return JSONResponse({"status": "ok", **standing})
 
-    @app.get("/health")
-    async def health() -> dict[str, Any]:
-        return {
-            "status": "ok",
-            "models": gateway.router.models,
-            "in_flight": gateway.router.in_flight,
-            "lost_spans": gateway.lost_spans,
-        }
-
-    for middleware in gateway.settings.middlewares:
-        app.add_middleware(middleware)
-    app.mount("", _ModelCalls(gateway))
-    return app
+    return Starlette(
+        routes=[Route("/health", health), Mount("", _ModelCalls(gateway))],
+        middleware=[Middleware(middleware) for middleware in gateway.settings.middlewares],
+        lifespan=lifespan,
+    )
 
 
 class _Gone(Exception):
@@ -78,7 +77,7 @@ class _ModelCalls:
         try:
             self._admit(headers, attempt)
             if path == "/models" and scope["method"] == "GET":
-                await _send_document(send, self._models())
+                await JSONResponse(self._models())(scope, receive, send)
                 return
             call = await self._call(scope["method"], path, headers, attempt, receive, send)
         except GatewayError as error:
@@ -131,7 +130,7 @@ class _ModelCalls:
 
 
 async def _run_while_heard(call: ModelCall, receive: Receive) -> None:
-    """Runs a call to its end; when the agent hangs up before, calls it off and records that."""
+    """Runs a call to its end; when the agent hangs up before, calls it off."""
     work = asyncio.create_task(call.run())
     hang_up = asyncio.create_task(_hung_up(receive))
     try:
@@ -141,7 +140,6 @@ async def _run_while_heard(call: ModelCall, receive: Receive) -> None:
         if not work.done():
             work.cancel()
             await asyncio.wait({work})
-            await asyncio.shield(asyncio.create_task(call.abandoned()))
     if not work.cancelled():
         work.result()
 
@@ -166,11 +164,3 @@ async def _read_body(headers: Mapping[str, str], receive: Receive) -> bytes:
         received += len(parts[-1])
         if not message.get("more_body"):
             return b"".join(parts)
-
-
-async def _send_document(send: Send, document: dict[str, Any]) -> None:
-    from starlette.responses import JSONResponse
-
-    response = JSONResponse(document)
-    await send({"type": "http.response.start", "status": 200, "headers": response.raw_headers})
-    await send({"type": "http.response.body", "body": response.body})

@@ -83,31 +83,41 @@ class ModelCall:
         self._reader = api.reader(request)
         self._record: CallRecord | None = None
         self._reserved: asyncio.Task[int | None] | None = None
+        self._response: httpx.Response | None = None
         if attempt is not None and api.operation is not None:
             self._record = CallRecord(api, attempt, request)
 
     async def run(self) -> None:
-        """Answers the agent. Cancel it when the agent has hung up, and then await `abandoned`."""
-        record = self._record
-        try:
-            async with AsyncExitStack() as stack:
-                if record is not None:
-                    # Meanwhile the backend works.
-                    self._reserved = asyncio.create_task(self._gateway.reserve(record.attempt))
-                model = str(self._request.get("model"))
-                admission = await stack.enter_async_context(self._gateway.router.admitted(model))
-                if record is not None:
-                    record.model_version, record.held_seconds = admission
-                response = await stack.enter_async_context(self._answered(model))
-                if self._reserved is not None:
-                    # Nothing goes out of a call that cannot be recorded.
-                    await asyncio.shield(self._reserved)
-                await self._pass_on(response)
-        except GatewayError as error:
-            await self._fail(error)
+        """Answers the agent. Cancel it when the agent has hung up, which is recorded."""
+        # What is entered in the stack is left when the call is recorded: a drained model has no call left to record.
+        async with AsyncExitStack() as stack:
+            try:
+                await self._forward(stack)
+            except GatewayError as error:
+                await self._fail(error)
+            except asyncio.CancelledError:
+                await self._abandon()
+                raise
 
-    async def abandoned(self) -> None:
-        """Records that the agent hung up."""
+    async def _forward(self, stack: AsyncExitStack) -> None:
+        record = self._record
+        if record is not None:
+            # Meanwhile the backend works.
+            self._reserved = asyncio.create_task(self._gateway.reserve(record.attempt))
+        model = str(self._request["model"])
+        admission = await stack.enter_async_context(self._gateway.router.admitted(model))
+        if record is not None:
+            record.model_version, record.held_seconds = admission
+        self._response = response = await stack.enter_async_context(self._answered(model))
+        if self._reserved is not None:
+            # Nothing goes out of a call that cannot be recorded.
+            await asyncio.shield(self._reserved)
+        await self._pass_on(response)
+
+    async def _abandon(self) -> None:
+        if self._response is not None:
+            # First of all, so that the backend stops.
+            await self._response.aclose()
         if self._record is not None:
             self._record.outcome = "cancelled"
             self._record.error = "the agent hung up before the answer had ended"

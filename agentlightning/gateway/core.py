@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
+from urllib.request import getproxies
 
 import httpx
 
 from agentlightning.gateway.batching import Batched
+from agentlightning.gateway.connections import Connections
 from agentlightning.gateway.errors import GatewayError
 from agentlightning.gateway.routing import Router
 from agentlightning.gateway.settings import GatewaySettings, GatewayState
@@ -18,11 +20,6 @@ from agentlightning.store.errors import FailedPrecondition, InvalidArgument, Not
 from agentlightning.types import Span
 
 logger = logging.getLogger(__name__)
-
-_CONNECT_SECONDS: Final = 5.0
-_KEEPALIVE_SECONDS: Final = 4.0
-"""Servers, uvicorn and so vLLM among them, hang up after 5 s of silence, and a request would meet the end."""
-_DIRECT: Final = ("all://localhost", "all://127.0.0.1", "all://[::1]")
 
 
 class Gateway:
@@ -52,14 +49,8 @@ class Gateway:
             self.router.pause(model)
         for model, version in self._initial.versions:
             self.router.set_version(model, version)
-        self.client = httpx.AsyncClient(
-            limits=httpx.Limits(
-                max_connections=None, max_keepalive_connections=None, keepalive_expiry=_KEEPALIVE_SECONDS
-            ),
-            # What the environment says of proxies is not meant for this machine.
-            mounts=dict.fromkeys(_DIRECT),
-            follow_redirects=False,
-        )
+        # httpx asks the environment for proxies only where its own transport works.
+        self.client = httpx.AsyncClient(transport=None if getproxies() else Connections())
 
     async def close(self) -> None:
         """Closes the connections to backends."""

@@ -41,7 +41,7 @@ class GatewaySettings:
     extras: tuple[Extra, ...] = EXTRAS
     """What backends are asked for beside what agents ask for, as far as a backend may be asked at all."""
     middlewares: tuple[Any, ...] = ()
-    """ASGI middleware classes around the application, the outermost last."""
+    """ASGI middleware classes around the application, the outermost first."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ async def test_a_key_opens_its_own_attempt_only(
         run = {"authorization": f"Bearer {published.api_key}"}
         assert [await status(url, run) for url in (own.endpoint, foreign.endpoint, proxy.url)] == [SERVED] * 3
         assert await status(own.endpoint, {}) == REFUSED
-        assert await status(own.endpoint, {"authorization": "Bearer ünknown"}) == REFUSED
+        assert await status(own.endpoint, {"authorization": "Bearer unknown"}) == REFUSED
         assert (await http.get(f"{proxy.url}/models")).status_code == REFUSED
     assert [span.status.status_code for span in await memory.query_spans(rollout.rollout_id)] == ["OK"] * 3
     # The backend never sees them.

@@ -6,6 +6,7 @@ import asyncio
 
 import httpx
 from gateways import ASKED, recorded, resource, serving
+from raw_http import post
 from scripted_backend import Exchange, ScriptedBackend, chat_answer, chat_chunk, sse
 from store_process import StoreProcess
 
@@ -32,20 +33,17 @@ async def test_of_1000_rollouts_queried_the_instant_they_finish_no_span_is_missi
     store = LightningStoreClient(server.address)
     missing: list[str] = []
     try:
-        async with (
-            ScriptedBackend(answer_or_stream) as backend,
-            serving(store, backend.base_url) as proxy,
-            httpx.AsyncClient(timeout=60.0) as http,
-        ):
+        async with ScriptedBackend(answer_or_stream) as backend, serving(store, backend.base_url) as proxy:
 
             async def run(numbers: range) -> None:
                 for number in numbers:
                     rollout = await store.start_rollout(number)
                     url = f"{resource(proxy, rollout).endpoint}/chat/completions"
                     if number % 2:
-                        await (await http.post(url, json=ASKED)).aread()
+                        await post(url, ASKED)
                     else:
-                        await _read_until_finished(http, url)
+                        # No further than agents read that do not wait for `[DONE]`.
+                        await post(url, {**ASKED, "stream": True}, until=b'"finish_reason": "stop"')
                     await store.update_attempt(rollout.rollout_id, rollout.attempt.attempt_id, status="succeeded")
                     spans = await store.query_spans(rollout.rollout_id)
                     if [span.sequence_id for span in spans] != [1]:
@@ -56,14 +54,6 @@ async def test_of_1000_rollouts_queried_the_instant_they_finish_no_span_is_missi
         await store.close()
         server.kill()
     assert missing == []
-
-
-async def _read_until_finished(http: httpx.AsyncClient, url: str) -> None:
-    """Reads no further than agents do that do not wait for `[DONE]`."""
-    async with http.stream("POST", url, json={**ASKED, "stream": True}) as response:
-        async for line in response.aiter_lines():
-            if '"finish_reason": "stop"' in line:
-                return
 
 
 async def test_a_call_has_the_number_of_when_it_began_not_of_when_it_ended(
@@ -154,17 +144,13 @@ async def test_500_streams_at_once_are_served_and_recorded(
         await exchange.send(sse("[DONE]"))
         await exchange.end()
 
-    limits = httpx.Limits(max_connections=None)
-    async with (
-        ScriptedBackend(script) as backend,
-        serving(memory, backend.base_url) as proxy,
-        httpx.AsyncClient(timeout=100.0, limits=limits) as http,
-    ):
+    async with ScriptedBackend(script) as backend, serving(memory, backend.base_url) as proxy:
         url = f"{resource(proxy, rollout).endpoint}/chat/completions"
-        answers = await asyncio.gather(*(http.post(url, json={**ASKED, "stream": True}) for _ in range(500)))
+        answers = await asyncio.gather(*(post(url, {**ASKED, "stream": True}) for _ in range(500)))
         assert await proxy.drain(timeout=30.0)
-    assert {answer.status_code for answer in answers} == {200}
-    assert {answer.content for answer in answers} == {answers[0].content}
+    assert {
+        (answer.startswith(b"HTTP/1.1 200"), answer.endswith(b"[DONE]\n\n\r\n0\r\n\r\n")) for answer in answers
+    } == {(True, True)}
     spans = await recorded(memory, rollout)
     assert [span.sequence_id for span in spans] == list(range(1, 501))
     assert all(span.attributes["response_token_ids"] == [3, 4] for span in spans)
