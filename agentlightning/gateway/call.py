@@ -9,17 +9,19 @@ import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 import httpx
 from starlette.types import Send
 
+from agentlightning.gateway.apis import APIS
 from agentlightning.gateway.apis.base import Api, Document, Extra, Protocol
+from agentlightning.gateway.apis.translation import MessageRewriting, chat_request
 from agentlightning.gateway.backends import Backend
 from agentlightning.gateway.core import Gateway
 from agentlightning.gateway.errors import GatewayError, error_body, error_document
 from agentlightning.gateway.recording import CallRecord
-from agentlightning.gateway.relay import Rewriting, StreamRelay, parsed
+from agentlightning.gateway.relay import Hiding, Rewriting, StreamRelay, parsed
 from agentlightning.gateway.retries import (
     CallBudgets,
     failure_of_error,
@@ -46,6 +48,14 @@ _OF_CONNECTIONS: Final = frozenset(
 # What is made anew here, and who calls: that is between the agent and the gateway.
 _NOT_FORWARDED: Final = _OF_CONNECTIONS | {"host", "accept-encoding", "expect", "cookie"} | KEY_HEADERS
 _NOT_RETURNED: Final = _OF_CONNECTIONS | {"content-encoding", "date", "server", "set-cookie"}
+
+
+class _Asked(NamedTuple):
+    """A call as its backend is asked."""
+
+    api: Api
+    request: Document
+    body: bytes
 
 
 class ModelCall:
@@ -78,6 +88,7 @@ class ModelCall:
         self._request = request
         self._headers = headers
         self._send = send
+        self._asked = _Asked(api, request, body)
         self._extras: tuple[Extra, ...] = ()
         self._began = False
         self._reader = api.reader(request)
@@ -128,10 +139,9 @@ class ModelCall:
     async def _answered(self, model: str) -> AsyncIterator[httpx.Response]:
         """Yields the answer that counts, its body still to come."""
         budgets = CallBudgets(self._gateway.settings.retries)
-        protocols: tuple[Protocol, ...] = (self._api.protocol,)
+        key = self._attempt[0] if self._attempt else None
         while True:
-            key = self._attempt[0] if self._attempt else None
-            state = self._gateway.router.pick(model, protocols, key)
+            state = self._gateway.router.pick(model, self._api.speakers, key)
             if self._record is not None:
                 self._record.backend = state.backend
                 self._record.model_version = self._record.model_version or state.backend.model_version
@@ -170,10 +180,12 @@ class ModelCall:
 
         A backend that refuses that is asked for less, down to what the agent wrote, and is not asked for it again.
         """
-        wanted = self._api.asks(self._request)
-        allowed = state.understood.get(self._api.name, state.backend.extras)
+        asked = self._asked = self._asked_of(state.backend)
+        self._reader = asked.api.reader(asked.request)
+        wanted = asked.api.asks(asked.request)
+        allowed = state.understood.get(asked.api.name, state.backend.extras)
         first = tuple(extra for extra in allowed if extra in wanted and extra in self._gateway.settings.extras)
-        extras, unknown = first, self._api.name not in state.understood
+        extras, unknown = first, asked.api.name not in state.understood
         while True:
             response = await self._post(state.backend, {k: v for each in extras for k, v in wanted[each].items()})
             if response.status_code not in _REFUSED or not extras:
@@ -183,20 +195,28 @@ class ModelCall:
             extras = extras[1:] if unknown else ()
         if response.is_success and first and unknown:
             refused = first[: len(first) - len(extras)]
-            state.understood[self._api.name] = tuple(each for each in allowed if each not in refused)
+            state.understood[asked.api.name] = tuple(each for each in allowed if each not in refused)
             if refused:
                 logger.warning("%s refuses to be asked for %s", state.backend.url, " and ".join(refused))
         self._extras = extras
         return response
 
+    def _asked_of(self, backend: Backend) -> _Asked:
+        """Returns the call as the backend's protocol has it."""
+        if backend.protocol == self._api.protocol:
+            return _Asked(self._api, self._request, self._body)
+        request = chat_request(self._request)
+        return _Asked(APIS["/chat/completions"], request, json.dumps(request).encode())
+
     async def _post(self, backend: Backend, changes: Document) -> httpx.Response:
-        if backend.model != self._request["model"]:
+        api, request, body = self._asked
+        if backend.model != request["model"]:
             changes = {**changes, "model": backend.model}
         headers = {name: value for name, value in self._headers.items() if name not in _NOT_FORWARDED}
         sent = self._gateway.client.build_request(
             "POST",
-            backend.url_of(self._api.path),
-            content=json.dumps({**self._request, **changes}).encode() if changes else self._body,
+            backend.url_of(api.path),
+            content=json.dumps({**request, **changes}).encode() if changes else body,
             headers={**headers, "accept-encoding": "identity", **backend.headers, **backend.authorization()},
             timeout=httpx.Timeout(backend.timeout, connect=5.0, pool=None),
         )
@@ -207,12 +227,7 @@ class ModelCall:
             self._record.status = response.status_code
             self._record.model_version = response.headers.get(VERSION_HEADER) or self._record.model_version
         streamed = response.headers.get("content-type", "").startswith(EVENT_STREAM)
-        # The usage is asked for in streams only, and part of whole answers anyway.
-        extras = tuple(each for each in self._extras if streamed or each != "usage")
-        rewriting = None
-        if extras and response.is_success:
-            drops = functools.partial(self._api.drops, extras=extras)
-            rewriting = Rewriting(self._api.hides(self._request, extras), drops)
+        rewriting = self._rewriting(response, streamed=streamed)
         try:
             if streamed:
                 await self._pass_on_stream(response, StreamRelay(self._reader, rewriting))
@@ -224,13 +239,22 @@ class ModelCall:
             what = f"The answer of the backend broke off: {type(error).__name__}: {error}"
             raise GatewayError(502, what, "answer_cut") from error
 
+    def _rewriting(self, response: httpx.Response, *, streamed: bool) -> Rewriting | None:
+        if self._asked.api is not self._api:
+            return MessageRewriting(str(self._request["model"]))
+        # The usage is asked for in streams only, and part of whole answers anyway.
+        extras = tuple(each for each in self._extras if streamed or each != "usage")
+        if not extras or not response.is_success:
+            return None
+        return Hiding(self._api.hides(self._request, extras), functools.partial(self._api.drops, extras=extras))
+
     async def _pass_on_document(self, response: httpx.Response, rewriting: Rewriting | None) -> None:
         raw = await response.aread()
         document = parsed(raw)
         if document is not None:
             self._reader.read_document(document)
             if rewriting is not None:
-                raw = rewriting.document(raw, document)
+                raw = rewriting.document(raw, document, response.status_code)
         if self._record is not None:
             self._record.outcome = "completed"
             if response.is_error:

@@ -11,7 +11,23 @@ from agentlightning.gateway.sse import EventSplitter, ServerEvent
 
 
 class Rewriting:
-    """Makes what the agent gets of what the backend sent: here, by leaving out what the agent did not ask for.
+    """Makes what the agent gets of what the backend sent."""
+
+    def document(self, raw: bytes, document: Document, status: int) -> bytes:
+        """Returns what the agent gets of an answer that came whole."""
+        raise NotImplementedError
+
+    def event(self, event: ServerEvent, document: Document | None) -> bytes:
+        """Returns what the agent gets of an event; None is one whose data is no JSON object."""
+        raise NotImplementedError
+
+    def end(self, rest: bytes) -> bytes:
+        """Returns what the agent gets after the last event; `rest` is what came of another one."""
+        return rest
+
+
+class Hiding(Rewriting):
+    """Leaves out what the agent did not ask for.
 
     Args:
         rules: What is left out of documents and events.
@@ -22,12 +38,10 @@ class Rewriting:
         self._rules = rules
         self._drops = drops
 
-    def document(self, raw: bytes, document: Document) -> bytes:
-        """Returns what the agent gets of an answer that came whole."""
+    def document(self, raw: bytes, document: Document, status: int) -> bytes:
         return edited(raw, self._rules)
 
     def event(self, event: ServerEvent, document: Document | None) -> bytes:
-        """Returns what the agent gets of an event; None is one whose data is no JSON object."""
         if document is None:
             return event.raw
         return b"" if self._drops(document) else event.with_data(edited(event.data, self._rules))
@@ -73,7 +87,7 @@ class StreamRelay:
     def finish(self) -> None:
         """Takes the end of the stream."""
         if self._rewriting is not None:
-            self.held += self._splitter.rest
+            self.held += self._rewriting.end(self._splitter.rest)
 
     def _pass_on(self, chunk: bytes, events: list[ServerEvent], passed: int) -> bytes:
         cut = 0 if self._holding else len(chunk)

@@ -112,6 +112,10 @@ class ScriptedBackend:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Listens no more."""
         await self._server.stop()
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -41,13 +41,16 @@ async def ask(http: httpx.AsyncClient, proxy: LLMProxy, rollout: AttemptedRollou
 async def test_all_calls_of_a_rollout_go_to_one_backend_and_rollouts_spread_over_all(
     memory: InMemoryLightningStore, http: httpx.AsyncClient
 ) -> None:
-    async with ScriptedBackend(say("a")) as a, ScriptedBackend(say("b")) as b:
-        async with serving(memory, a.base_url, b.base_url) as proxy:
-            served = Counter()
-            for _ in range(16):
-                rollout = await memory.start_rollout({})
-                (backend,) = {await ask(http, proxy, rollout) for _ in range(3)}
-                served[backend] += 1
+    async with (
+        ScriptedBackend(say("a")) as a,
+        ScriptedBackend(say("b")) as b,
+        serving(memory, a.base_url, b.base_url) as proxy,
+    ):
+        served: Counter[str] = Counter()
+        for _ in range(16):
+            rollout = await memory.start_rollout({})
+            (backend,) = {await ask(http, proxy, rollout) for _ in range(3)}
+            served[backend] += 1
     assert set(served) == {"a", "b"}
 
 
@@ -66,13 +69,16 @@ def test_a_backend_that_comes_or_goes_moves_only_the_rollouts_that_it_has() -> N
 async def test_when_a_backend_dies_its_rollouts_go_on_at_another(
     memory: InMemoryLightningStore, http: httpx.AsyncClient
 ) -> None:
-    async with ScriptedBackend(say("b")) as b, ScriptedBackend(say("a")) as a:
-        async with serving(memory, a.base_url, b.base_url) as proxy:
+    async with (
+        ScriptedBackend(say("b")) as b,
+        ScriptedBackend(say("a")) as a,
+        serving(memory, a.base_url, b.base_url) as proxy,
+    ):
+        rollout = await memory.start_rollout({})
+        while await ask(http, proxy, rollout) != "a":
             rollout = await memory.start_rollout({})
-            while await ask(http, proxy, rollout) != "a":
-                rollout = await memory.start_rollout({})
-            await a.__aexit__()
-            assert await ask(http, proxy, rollout) == "b"
+        await a.stop()
+        assert await ask(http, proxy, rollout) == "b"
     (_, span) = await recorded(memory, rollout)
     assert span.attributes["agentlightning.gateway.retries"] == 1
 

@@ -39,6 +39,8 @@ class Messages(Api):
     name: ClassVar[str] = "anthropic.message"
     path: ClassVar[str] = "/messages"
     protocol: ClassVar[Protocol] = "anthropic"
+    # Of others it is asked as a chat completion; see `translation`.
+    speakers: ClassVar[tuple[Protocol, ...]] = ("anthropic", "openai")
     operation: ClassVar[str | None] = "chat"
 
     def prompt(self, request: Document) -> Prompt:
@@ -54,6 +56,7 @@ class CountTokens(Api):
     name: ClassVar[str] = "anthropic.count_tokens"
     path: ClassVar[str] = "/messages/count_tokens"
     protocol: ClassVar[Protocol] = "anthropic"
+    speakers: ClassVar[tuple[Protocol, ...]] = ("anthropic",)
 
     def reader(self, request: Document) -> Reader:
         return _MessagesReader()

@@ -94,6 +94,8 @@ class Api:
     """The path below the version."""
     protocol: ClassVar[Protocol]
     """Whose API it is part of."""
+    speakers: ClassVar[tuple[Protocol, ...]] = ("openai",)
+    """Backends of which protocols can serve it, the best first."""
     operation: ClassVar[str | None] = None
     """`gen_ai.operation.name` of its calls; None for calls that are no use of a model and are not recorded."""
     generates: ClassVar[bool] = True
