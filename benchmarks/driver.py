@@ -167,6 +167,20 @@ class Driver:
             call = await _heartbeats(store, concurrency)
         return await _timed_calls(call, concurrency, seconds)
 
+    async def do_echo(self, address: str, concurrency: int, seconds: float) -> Answer:
+        """Calls a second of a server that only echoes, with the bytes of an enqueued rollout."""
+        import grpc.aio
+        from echo import METHOD
+
+        async with grpc.aio.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+            echo = channel.unary_unary(METHOD, bytes, bytes)
+            data = json.dumps(_task(0)).encode()
+
+            async def call(task: int) -> bool:
+                return bool(await echo(data))
+
+            return await _timed_calls(call, concurrency, seconds)
+
     async def do_ingest(self, address: str, mode: str, batch: int, concurrency: int, seconds: float) -> Answer:
         """Spans a second in batches, each acknowledged before its task sends the next one."""
         return await self._ingest(address, mode, batch, concurrency, seconds=seconds)

@@ -152,6 +152,13 @@ class Server(Process):
         server._await(server._announced)
         return server
 
+    @classmethod
+    def echo(cls, python: Path, folder: Path) -> Server:
+        """A server without a store."""
+        server = cls([str(python), str(HERE / "echo.py")], folder, "echo-server", pipe=False)
+        server._await(server._announced)
+        return server
+
     def _await(self, ready: Any) -> None:
         deadline = time.monotonic() + START_SECONDS
         while not ready():
@@ -232,6 +239,9 @@ class Side:
         if self.name == "reference":
             return Server.reference(self.python, self._folder)
         return Server.ours(self.python, self._folder, store)
+
+    def echo_server(self) -> Server:
+        return Server.echo(self.python, self._folder)
 
     def drivers(self, count: int) -> list[Driver]:
         """`count` client processes; they are kept, because importing the reference takes seconds."""

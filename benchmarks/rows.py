@@ -126,6 +126,33 @@ class Bench:
                     durable.append(Line(f"{what}, sqlite", "/s", memory, sqlite, peer_name="memory"))
         return lines + durable
 
+    def floor(self) -> list[Line]:
+        """What a bare gRPC echo server in Python does here, and how close a control call comes to it."""
+        if self.ours is None:
+            return []
+        lines: list[Line] = []
+        store = Contender(self.ours, "memory")
+        with contextlib.ExitStack() as stack:
+            bare = self.ours.echo_server()
+            stack.callback(bare.stop)
+            store.server = self.ours.server(store.store)
+            stack.callback(store.server.stop)
+            stack.callback(self.ours.disconnect)
+            for concurrency in (1, 16):
+                asked = {"concurrency": concurrency, "seconds": self.effort.seconds}
+                runs = [
+                    (
+                        self.ours.drivers(1)[0].ask("echo", address=bare.address, **asked)["per_s"],
+                        store.ask("control", op="update", prefill=0, **asked)["per_s"],
+                    )
+                    for _ in range(self.effort.runs)
+                ]
+                echo, update = (Figure.median(values) for values in zip(*runs, strict=True))
+                lines.append(Line(f"bare gRPC echo, concurrency {concurrency}", "/s", None, echo))
+                what = f"update_attempt, concurrency {concurrency}, memory"
+                lines.append(Line(what, "/s", echo, update, peer_name="echo"))
+        return lines
+
     def ingest(self) -> list[Line]:
         """LLM spans in batches of 100 through the store API and through OTLP."""
         ways = (
@@ -537,6 +564,7 @@ class Bench:
 
 
 ROWS: dict[str, Callable[[Bench], list[Line]]] = {
+    "floor": Bench.floor,
     "control": Bench.control,
     "ingest": Bench.ingest,
     "query": Bench.query,

@@ -6,9 +6,9 @@ import asyncio
 import functools
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, wait
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from agentlightning.utils.threads import background_loop
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _END: Final = object()
+# A signal that comes just before Python goes to sleep on a lock does not wake it.
+_LOOK_SECONDS: Final = 1.0
 
 
 class BlockingStore:
@@ -111,20 +113,25 @@ class BlockingStore:
         if _running_loop() is self._loop():
             _discard(awaitable)
             raise RuntimeError("a blocking call on the event loop that is to do the work would wait for itself")
-        future = self._submit(awaitable)
+        call = _Call(awaitable)
         try:
+            future = self._submit(call)
+            while not wait((future,), _LOOK_SECONDS).done:
+                pass
             return future.result()
         except CancelledError:
             self._expect_attached()
             raise
+        except Exception:
+            raise
         except BaseException:
-            # Ctrl+C: nobody waits for the answer any more.
-            future.cancel()
+            # Ctrl+C: nobody waits for the answer any more. It may come before the future of the call is at hand.
+            self._loop().call_soon_threadsafe(call.take_back)
             raise
 
     async def _submit_async(self, awaitable: Awaitable[T]) -> T:
         try:
-            return await asyncio.wrap_future(self._submit(awaitable))
+            return await asyncio.wrap_future(self._submit(_Call(awaitable)))
         except asyncio.CancelledError:
             self._expect_attached()
             raise
@@ -145,14 +152,14 @@ class BlockingStore:
             with suppress(RuntimeError):
                 await self._submit_async(_close(items))
 
-    def _submit(self, awaitable: Awaitable[T]) -> Future[T]:
-        work = _awaited(awaitable)
+    def _submit(self, call: _Call[T]) -> Future[T]:
+        work = call.run()
         try:
             self._expect_attached()
             future = asyncio.run_coroutine_threadsafe(work, self._loop())
         except RuntimeError:
             _discard(work)
-            _discard(awaitable)
+            _discard(call.awaitable)
             raise
         # Without a lock: the collector may end another iterator of this store, and so get here again, at any moment.
         self._pending.add(future)
@@ -182,8 +189,25 @@ def _discard(awaitable: Awaitable[Any]) -> None:
         awaitable.close()
 
 
-async def _awaited(awaitable: Awaitable[T]) -> T:
-    return await awaitable
+class _Call(Generic[T]):
+    """What is awaited on the loop, until it is taken back there."""
+
+    def __init__(self, awaitable: Awaitable[T]) -> None:
+        self.awaitable = awaitable
+        self._task: asyncio.Task[Any] | None = None
+        self._is_off = False
+
+    async def run(self) -> T:
+        self._task = asyncio.current_task()
+        if self._is_off:
+            _discard(self.awaitable)
+            raise asyncio.CancelledError
+        return await self.awaitable
+
+    def take_back(self) -> None:
+        self._is_off = True
+        if self._task is not None:
+            self._task.cancel()
 
 
 async def _next(items: AsyncIterator[Any]) -> Any:

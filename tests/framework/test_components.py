@@ -64,7 +64,7 @@ REGISTRY = {"turbo": f"{HERE}.Turbo", "plain": Engine}
         ({"type": Turbo, "power": 6}, Turbo(power=6)),
         ({"type": f"{HERE}.make_engine", "power": 8}, Engine(power=8)),
     ],
-    ids=repr,
+    ids=lambda value: getattr(value, "__name__", None) or repr(value),
 )
 def test_a_spec_makes_a_component(spec: object, expected: Engine) -> None:
     assert build(spec, registry=REGISTRY) == expected

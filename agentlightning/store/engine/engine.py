@@ -277,6 +277,10 @@ class Engine:
         return await self._write(context, spans.add, request)
 
     async def list_spans(self, context: CallContext, request: v1.ListSpansRequest) -> v1.ListSpansResponse:
+        return v1.ListSpansResponse.FromString(await self.encoded_list_spans(context, request))
+
+    async def encoded_list_spans(self, context: CallContext, request: v1.ListSpansRequest) -> bytes:
+        """Return the answer of `list_spans` as the wire has it: the spans in it need not be parsed to be sent."""
         return await self._read(context, spans.list_spans, request)
 
     async def reserve_span_sequence_ids(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from agentlightning.store.api import LATEST, MOST_SPANS
 from agentlightning.store.engine import attempts as attempt_rules
 from agentlightning.store.engine import messages
+from agentlightning.store.engine.encoding import resource_spans
 from agentlightning.store.engine.paging import MOST_BYTES, Sizes, start_query, take
 from agentlightning.store.engine.rollouts import existing
 from agentlightning.store.engine.scope import Scope, SpanBound
@@ -227,8 +228,8 @@ def _tell_evicted(evicted: list[str]) -> None:
         )
 
 
-def list_spans(scope: Scope, request: v1.ListSpansRequest) -> v1.ListSpansResponse:
-    """Return a page of the spans of a rollout."""
+def list_spans(scope: Scope, request: v1.ListSpansRequest) -> bytes:
+    """Return a page of the spans of a rollout: a `ListSpansResponse`, encoded."""
     rollout = scope.tx.rollout(scope.experiment.key, request.rollout_id)
     query = start_query(
         request,
@@ -249,11 +250,9 @@ def list_spans(scope: Scope, request: v1.ListSpansRequest) -> v1.ListSpansRespon
             if rollout is not None and not query.conditions and not request.attempt_id
             else scope.tx.total(SPANS, query)
         )
-    response = v1.ListSpansResponse(
-        page_info=page_info, evicted_spans=sum(attempt.evicted_spans for attempt in attempts)
-    )
-    _fill(scope, response, found)
-    return response
+    head = v1.ListSpansResponse(page_info=page_info, evicted_spans=sum(attempt.evicted_spans for attempt in attempts))
+    spans = resource_spans(v1.ListSpansResponse.RESOURCE_SPANS_FIELD_NUMBER, found, scope.tx.source_body)
+    return b"".join([head.SerializeToString(), *spans])
 
 
 def _attempts(scope: Scope, rollout: RolloutRow, attempt_id: str) -> list[AttemptRow]:
@@ -305,25 +304,9 @@ def chunk(
     else:
         is_last = len(taken) < _SIZES.most
     message = v1.SpanChunk(rollout_id=rollout_id, last=is_last)
-    _fill(scope, message, taken)
+    spans = resource_spans(v1.SpanChunk.RESOURCE_SPANS_FIELD_NUMBER, taken, scope.tx.source_body)
+    message.MergeFromString(b"".join(spans))
     return message, after
-
-
-def _fill(scope: Scope, message: v1.ListSpansResponse | v1.SpanChunk, rows: Iterable[SpanRow]) -> None:
-    """Add spans to a message in their order, neighbours of one resource and scope together."""
-    bodies: dict[int, bytes] = {}
-    source = None
-    for row in rows:
-        if row.source != source:
-            source = row.source
-            if source not in bodies:
-                bodies[source] = scope.tx.source_body(source)
-            group = message.resource_spans.add()
-            group.ParseFromString(bodies[source])
-            spans = group.scope_spans[0].spans
-        span = spans.add()
-        span.ParseFromString(row.body)
-        span.sequence_id = row.sequence_id
 
 
 def reserve(scope: Scope, request: v1.ReserveSpanSequenceIdsRequest) -> v1.ReserveSpanSequenceIdsResponse:

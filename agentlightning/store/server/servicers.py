@@ -122,6 +122,9 @@ def _handler(
 ) -> grpc.RpcMethodHandler[Any, Any]:
     bound = getattr(api, method.name)
     serializer = method.response.SerializeToString
+    encoded = getattr(api, f"encoded_{method.name}", None)
+    if encoded is not None:
+        return grpc.unary_unary_rpc_method_handler(_unary(method, encoded))
     if method.streams:
         stream = _streaming(method, bound, long_calls)
         return grpc.unary_stream_rpc_method_handler(stream, response_serializer=serializer)

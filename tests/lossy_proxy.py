@@ -1,4 +1,5 @@
-"""A proxy that loses answers: it forwards a request, and cuts the connection before the answer gets through."""
+"""A proxy that loses answers: it forwards a request, and cuts the connection before the answer gets through. It cuts
+connections in the middle of anything, too."""
 
 from __future__ import annotations
 
@@ -38,12 +39,16 @@ class LossyProxy:
         """Listen on a free port."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
 
+    def cut(self) -> None:
+        """Cut all connections; new ones can be made."""
+        for connection in self._connections:
+            connection.cancel()
+
     async def stop(self) -> None:
         """Close all connections."""
         assert self._server is not None
         self._server.close()
-        for connection in self._connections:
-            connection.cancel()
+        self.cut()
         await asyncio.gather(*self._connections, return_exceptions=True)
         await self._server.wait_closed()
 
@@ -52,7 +57,7 @@ class LossyProxy:
         assert task is not None
         self._connections.add(task)
         try:
-            with suppress(OSError, asyncio.IncompleteReadError):
+            with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):  # the last of being cut
                 far_reader, far_writer = await asyncio.open_connection(*self._target)
                 try:
                     await self._forward(reader, writer, far_reader, far_writer)
