@@ -182,7 +182,7 @@ class ModelCall:
         """
         asked = self._asked = self._asked_of(state.backend)
         self._reader = asked.api.reader(asked.request)
-        wanted = asked.api.asks(asked.request)
+        wanted = asked.api.asks(asked.request) if self._record is not None else {}
         allowed = state.understood.get(asked.api.name, state.backend.extras)
         first = tuple(extra for extra in allowed if extra in wanted and extra in self._gateway.settings.extras)
         extras, unknown = first, asked.api.name not in state.understood

@@ -100,6 +100,8 @@ def _walk_object(source: str, at: int, rules: Rules, cuts: list[_Cut]) -> int:
 
 
 def _after_blank(source: str, at: int) -> int:
+    if source[at] > " ":
+        return at
     match = _BLANK.match(source, at)
     assert match is not None  # it matches nothing at all, too
     return match.end()

@@ -11,7 +11,7 @@ EVENT_STREAM: Final = "text/event-stream"
 """The content type of such a stream."""
 
 _END: Final = re.compile(rb"\r?\n\r?\n")
-_DATA: Final = re.compile(rb"^data: ?(.*?)\r?$", re.MULTILINE)
+_DATA: Final = re.compile(rb"^data: ?([^\r\n]*)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
