@@ -13,6 +13,11 @@ from agentlightning.gateway.apis.base import EXTRAS, Extra, Protocol
 
 logger = logging.getLogger(__name__)
 
+ROLLOUT_HEADER: Final = "agentlightning-rollout-id"
+"""In a call to a backend that asks for it: the rollout that calls."""
+ATTEMPT_HEADER: Final = "agentlightning-attempt-id"
+"""Its attempt."""
+
 _PROVIDERS: Final[Mapping[str, tuple[Protocol, str | None, str | None]]] = {
     "openai": ("openai", "https://api.openai.com/v1", "OPENAI_API_KEY"),
     "text-completion-openai": ("openai", "https://api.openai.com/v1", "OPENAI_API_KEY"),
@@ -50,6 +55,8 @@ class Backend:
     """What it may be asked for beside what agents ask for; what it then refuses it is not asked for again."""
     model_version: str | None = None
     """Version of the model's weights, for the record."""
+    told_of_attempts: bool = False
+    """Whether calls name the rollout and attempt that they are for, in the headers above."""
 
     def __post_init__(self) -> None:
         if urlsplit(self.url).scheme not in ("http", "https"):
@@ -69,6 +76,12 @@ class Backend:
         if self.protocol == "anthropic":
             return {"x-api-key": self.api_key}
         return {"authorization": f"Bearer {self.api_key}"}
+
+    def attempt_headers(self, attempt: tuple[str, str] | None) -> dict[str, str]:
+        """Returns the headers that say for whom a call is."""
+        if attempt is None or not self.told_of_attempts:
+            return {}
+        return {ROLLOUT_HEADER: attempt[0], ATTEMPT_HEADER: attempt[1]}
 
 
 def read_model_list(model_list: Iterable[Backend | Mapping[str, Any]]) -> tuple[Backend, ...]:

@@ -213,11 +213,12 @@ class ModelCall:
         if backend.model != request["model"]:
             changes = {**changes, "model": backend.model}
         headers = {name: value for name, value in self._headers.items() if name not in _NOT_FORWARDED}
+        headers |= {"accept-encoding": "identity", **backend.headers, **backend.attempt_headers(self._attempt)}
         sent = self._gateway.client.build_request(
             "POST",
             backend.url_of(api.path),
             content=json.dumps({**request, **changes}).encode() if changes else body,
-            headers={**headers, "accept-encoding": "identity", **backend.headers, **backend.authorization()},
+            headers={**headers, **backend.authorization()},
             timeout=httpx.Timeout(backend.timeout, connect=5.0, pool=None),
         )
         return await self._gateway.client.send(sent, stream=True)

@@ -11,6 +11,7 @@ import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
@@ -122,14 +123,17 @@ class _Worker:
 
     def stop(self) -> None:
         """Returns when the process has ended."""
-        self._stopping.set()
-        # At the end of the pipe it leaves, as it does when this process dies.
-        self._orders.send(None)
-        self._process.join(_STOP_SECONDS)
-        if self._process.is_alive():
+        with self._lock:
+            self._stopping.set()
+            # One that has just died is not started again, so it need not hear of it.
+            with suppress(OSError):
+                self._orders.send(None)
+        # The thread waits for the process, because the exit code goes to whoever asks the system first.
+        self._thread.join(_STOP_SECONDS)
+        if self._thread.is_alive():
             logger.warning("gateway process %s does not leave and is killed", self._process.pid)
             self._process.kill()
-        self._thread.join()
+            self._thread.join()
 
     def submit(self, command: str, *arguments: Any) -> Future[Any]:
         """Has the gateway of the process carry a command out."""
@@ -161,10 +165,11 @@ class _Worker:
             if not self.ready.done():
                 self.ready.set_exception(RuntimeError("a gateway process did not start; its output says why"))
                 return
-            if self._stopping.wait(_RESTART_SECONDS):
-                return
-            logger.warning("a gateway process ended with exit code %s; it is started again", self._process.exitcode)
+            self._stopping.wait(_RESTART_SECONDS)
             with self._lock:
+                if self._stopping.is_set():
+                    return
+                logger.warning("a gateway process ended with exit code %s; it is started again", self._process.exitcode)
                 self._begin()
 
     def _receive(self) -> None:

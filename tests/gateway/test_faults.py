@@ -259,10 +259,12 @@ async def test_a_stream_whose_record_is_lost_does_not_end_as_if_nothing_were_wro
     server.start()
     store = LightningStoreClient(server.address, retry_delays=())
 
+    begun = threading.Event()
+
     async def script(exchange: Exchange) -> None:
         await exchange.begin()
-        await exchange.send(sse(chat_chunk("It")))
-        await exchange.send(sse(chat_chunk(" is")))
+        await exchange.send(sse(chat_chunk("It is")))
+        assert await asyncio.to_thread(begun.wait, 30.0)
         await asyncio.to_thread(server.kill)
         await exchange.send(sse(chat_chunk(finish_reason="stop")))
         await exchange.send(sse("[DONE]"))
@@ -275,11 +277,11 @@ async def test_a_stream_whose_record_is_lost_does_not_end_as_if_nothing_were_wro
             async with openai.AsyncOpenAI(base_url=llm.endpoint, api_key="any", max_retries=0) as client:
                 texts: list[str | None] = []
                 with pytest.raises(openai.APIError, match="cannot be recorded"):
-                    await _texts(client, texts)
+                    await _texts(client, texts, begun)
     finally:
         server.kill()
         await store.close()
-    assert texts == ["It", " is"]
+    assert texts == ["It is"]
 
 
 def test_what_cannot_be_configured_is_refused() -> None:
@@ -305,7 +307,9 @@ async def _read(http: httpx.AsyncClient, url: str, received: bytearray) -> None:
             received += chunk
 
 
-async def _texts(client: openai.AsyncOpenAI, texts: list[str | None]) -> None:
+async def _texts(client: openai.AsyncOpenAI, texts: list[str | None], begun: threading.Event | None = None) -> None:
     stream = await client.chat.completions.create(**STREAM)  # type: ignore[call-overload]
     async for chunk in stream:
-        texts.append(chunk.choices[0].delta.content)  # noqa: PERF401 - what came before an error counts
+        texts.append(chunk.choices[0].delta.content)
+        if begun is not None:
+            begun.set()
