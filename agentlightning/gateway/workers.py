@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, Final
@@ -161,7 +161,8 @@ class _Worker:
             self._receive()
             self._process.join()
             for future in self._drop_pending():
-                future.set_result(None)
+                with suppress(InvalidStateError):
+                    future.set_result(None)
             if not self.ready.done():
                 self.ready.set_exception(RuntimeError("a gateway process did not start; its output says why"))
                 return
@@ -176,13 +177,13 @@ class _Worker:
         try:
             while True:
                 number, result, error = self._orders.recv()
-                if number == _READY:
-                    if not self.ready.done():
-                        self.ready.set_result(None)
-                elif error is not None:
-                    self._pending.pop(number).set_exception(error)
-                else:
-                    self._pending.pop(number).set_result(result)
+                future = self.ready if number == _READY else self._pending.pop(number)
+                # Whoever asked may have given up, and a process that is started again is ready once more.
+                with suppress(InvalidStateError):
+                    if error is not None:
+                        future.set_exception(error)
+                    else:
+                        future.set_result(result)
         except (EOFError, OSError):
             self._orders.close()
 

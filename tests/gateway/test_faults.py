@@ -17,6 +17,7 @@ from scripted_backend import Exchange, ScriptedBackend, chat_answer, chat_chunk,
 from store_process import StoreProcess
 
 from agentlightning import AttemptedRollout, InMemoryLightningStore, LightningStoreClient, LLMProxy
+from agentlightning.llm_proxy import Backend
 
 STREAM = {**ASKED, "stream": True}
 
@@ -206,6 +207,20 @@ async def test_a_connection_that_the_backend_drops_before_an_answer_is_tried_aga
     assert (got.status_code, connections) == (200, 3)
     (span,) = await recorded(memory, rollout)
     assert span.attributes["agentlightning.gateway.retries"] == 2
+
+
+async def test_a_backend_that_says_nothing_in_time_is_told(
+    memory: InMemoryLightningStore, rollout: AttemptedRollout, http: httpx.AsyncClient
+) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.hung_up.wait()
+
+    async with ScriptedBackend(script) as backend:
+        model = Backend("policy", backend.base_url, timeout=0.1)
+        async with serving(memory, model_list=[model]) as proxy:
+            got = await http.post(f"{resource(proxy, rollout).endpoint}/chat/completions", json=ASKED)
+    assert (got.status_code, got.json()["error"]["code"]) == (504, "backend_unavailable")
+    assert len(backend.exchanges) == 1
 
 
 async def test_statuses_are_tried_again_as_often_as_asked_for(

@@ -10,7 +10,7 @@ from raw_http import post
 from scripted_backend import Exchange, ScriptedBackend, chat_answer, chat_chunk, sse
 from store_process import StoreProcess
 
-from agentlightning import AttemptedRollout, InMemoryLightningStore, LightningStoreClient
+from agentlightning import AttemptedRollout, InMemoryLightningStore, LightningStoreClient, RolloutConfig
 
 ROLLOUTS = 1_000
 AT_ONCE = 25
@@ -90,6 +90,32 @@ async def test_a_call_has_the_number_of_when_it_began_not_of_when_it_ended(
     ordered = await recorded(memory, rollout)
     assert [each.sequence_id for each in ordered] == [1, 2]
     assert "answer to first" in ordered[0].attributes["gen_ai.output.messages"]
+
+
+async def test_a_call_that_ends_after_its_attempt_has_failed_stays_there_and_takes_no_retry_away(
+    memory: InMemoryLightningStore,
+) -> None:
+    has_come, may_go = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    async def script(exchange: Exchange) -> None:
+        loop.call_soon_threadsafe(has_come.set)
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(may_go.wait(), loop))
+        await exchange.answer(chat_answer("late"))
+
+    config = RolloutConfig(max_attempts=2, retry_condition=["failed"])
+    rollout = await memory.start_rollout({}, config=config)
+    async with ScriptedBackend(script) as backend, serving(memory, backend.base_url) as proxy:
+        call = asyncio.create_task(post(f"{resource(proxy, rollout).endpoint}/chat/completions", ASKED))
+        await has_come.wait()
+        await memory.update_attempt(rollout.rollout_id, rollout.attempt.attempt_id, status="failed")
+        may_go.set()
+        assert b"late" in await call
+    retried = await memory.dequeue_rollout()
+    assert retried is not None
+    assert retried.attempt.sequence_id == 2
+    (span,) = await recorded(memory, rollout)
+    assert span.attempt_id == rollout.attempt.attempt_id
 
 
 async def test_the_first_token_reaches_the_agent_while_the_backend_still_works_on_the_rest(

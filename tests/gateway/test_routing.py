@@ -179,6 +179,30 @@ async def test_a_backend_may_say_itself_which_weights_answered(
     assert span.attributes["agentlightning.generation.model_version"] == "7"
 
 
+async def test_a_backend_that_asks_for_it_is_told_for_whom_a_call_is(
+    memory: InMemoryLightningStore, rollout: AttemptedRollout, http: httpx.AsyncClient
+) -> None:
+    async with ScriptedBackend(say("fine")) as told, ScriptedBackend(say("fine")) as other:
+        models = [Backend("policy", told.base_url, told_of_attempts=True), Backend("judge", other.base_url)]
+        async with serving(memory, model_list=models) as proxy:
+            await ask(http, proxy, rollout)
+            await ask(http, proxy, rollout, "judge")
+    headers = told.exchanges[0].headers
+    ids = headers["agentlightning-rollout-id"], headers["agentlightning-attempt-id"]
+    assert ids == (rollout.rollout_id, rollout.attempt.attempt_id)
+    assert not any(name.startswith("agentlightning-") for name in other.exchanges[0].headers)
+
+
+async def test_ids_may_have_whatever_characters_the_store_takes(memory: InMemoryLightningStore, http: httpx.AsyncClient) -> None:
+    rollout = await memory.start_rollout({}, rollout_id="run:7%2Fü?#rollout_id="my run/7%2F ü?#"=")
+    async with ScriptedBackend(say("fine")) as backend, serving(memory, backend.base_url, require_keys=True) as proxy:
+        llm = resource(proxy, rollout)
+        headers = {"authorization": f"Bearer {llm.api_key}"}
+        got = await http.post(f"{llm.endpoint}/chat/completions", json=ASKED, headers=headers)
+    assert got.status_code == 200
+    assert len(await recorded(memory, rollout)) == 1
+
+
 async def test_calls_without_an_attempt_are_served_and_not_recorded(
     memory: InMemoryLightningStore, rollout: AttemptedRollout, http: httpx.AsyncClient
 ) -> None:
