@@ -279,7 +279,8 @@ class LLMProxy:
             ValueError: There is no such model.
         """
         self._expect(model)
-        self._state = dataclasses.replace(self._state, versions=(*self._state.versions, (model, model_version)))
+        left = () if model is None else (each for each in self._state.versions if each[0] != model)
+        self._state = dataclasses.replace(self._state, versions=(*left, (model, model_version)))
         await self._tell("set_version", model, model_version)
 
     @asynccontextmanager

@@ -274,16 +274,18 @@ class ModelCall:
                 await self._send({"type": "http.response.body", "body": out, "more_body": True})
         relay.finish()
         if self._record is not None:
-            self._record.outcome = "completed"
+            self._record.outcome = "completed" if relay.complete else "cut"
+            if not relay.complete:
+                self._record.error = "the backend ended the stream before the answer had ended"
         await self._commit()
         await self._send({"type": "http.response.body", "body": relay.held})
 
     async def _begin(self, response: httpx.Response, length: int | None) -> None:
         """Sends the head of the answer."""
         headers = [
-            (name, value)
-            for name, value in ((name.lower(), value) for name, value in response.headers.raw)
-            if name.decode("latin-1") not in _NOT_RETURNED
+            (name.lower(), value)
+            for name, value in response.headers.raw
+            if name.decode("latin-1").lower() not in _NOT_RETURNED
         ]
         if length is not None:
             headers.append((b"content-length", str(length).encode()))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ssl
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Final
 
 import httpcore
@@ -23,8 +25,12 @@ class Connections(httpx.AsyncBaseTransport):
     """
 
     def __init__(self) -> None:
-        self._ssl_context = httpx.create_ssl_context()
         self._idle: defaultdict[str, list[httpcore.AsyncHTTPConnection]] = defaultdict(list)
+
+    @cached_property
+    def _ssl_context(self) -> ssl.SSLContext:
+        # Made when it is needed: reading the certificates takes a good part of a second.
+        return httpx.create_ssl_context()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Sends a request; the body of the response is read from its stream."""
@@ -64,7 +70,11 @@ class Connections(httpx.AsyncBaseTransport):
             if connection.is_available() and not connection.has_expired():
                 return connection
             await connection.aclose()
-        return httpcore.AsyncHTTPConnection(origin, ssl_context=self._ssl_context, keepalive_expiry=_KEEPALIVE_SECONDS)
+        return httpcore.AsyncHTTPConnection(
+            origin,
+            ssl_context=self._ssl_context if origin.scheme == b"https" else None,
+            keepalive_expiry=_KEEPALIVE_SECONDS,
+        )
 
 
 class _Body(httpx.AsyncByteStream):

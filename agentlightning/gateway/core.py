@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Any
 from urllib.request import getproxies
 
@@ -56,7 +57,7 @@ class Gateway:
         """Closes the connections to backends."""
         await self.client.aclose()
 
-    def submit(self, command: str, *arguments: Any) -> Any:
+    def submit(self, command: str, *arguments: Any) -> Future[Any]:
         """Has the gateway's loop carry a command out, from any other thread.
 
         Args:
@@ -64,7 +65,7 @@ class Gateway:
             *arguments: Its arguments.
 
         Returns:
-            A `concurrent.futures.Future` of its result.
+            Its result.
         """
         assert self._loop is not None  # commands come after the start
         return asyncio.run_coroutine_threadsafe(self._obey(command, *arguments), self._loop)

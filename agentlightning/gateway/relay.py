@@ -61,12 +61,11 @@ class StreamRelay:
     def __init__(self, reader: Reader, rewriting: Rewriting | None) -> None:
         self.held = b""
         """What has not gone out yet."""
-        self.ended = False
-        """Whether the event has come after which there is nothing more to an answer."""
+        self.complete = False
+        """Whether the answer has said that it has ended."""
         self._reader = reader
         self._rewriting = rewriting
         self._splitter = EventSplitter()
-        self._holding = False
 
     def feed(self, chunk: bytes) -> bytes:
         """Takes the next bytes of the backend and returns those that may go out now."""
@@ -78,7 +77,7 @@ class StreamRelay:
         for event in events:
             document = self._read(event)
             made = self._rewriting.event(event, document)
-            if self._holding:
+            if self.complete:
                 self.held += made
             else:
                 out.append(made)
@@ -90,13 +89,13 @@ class StreamRelay:
             self.held += self._rewriting.end(self._splitter.rest)
 
     def _pass_on(self, chunk: bytes, events: list[ServerEvent], passed: int) -> bytes:
-        cut = 0 if self._holding else len(chunk)
+        cut = 0 if self.complete else len(chunk)
         # Of the first event, `passed` bytes came with earlier chunks and are out.
         begin = -passed
         for event in events:
-            was_holding = self._holding
+            was_complete = self.complete
             self._read(event)
-            if self._holding and not was_holding:
+            if self.complete and not was_complete:
                 cut = max(begin, 0)
             begin += len(event.raw)
         self.held += chunk[cut:]
@@ -105,9 +104,9 @@ class StreamRelay:
     def _read(self, event: ServerEvent) -> Document | None:
         document = event.document()
         if document is not None:
-            self._holding = self._reader.read_event(document) or self._holding
+            self.complete = self._reader.read_event(document) or self.complete
         elif event.is_done:
-            self.ended = self._holding = True
+            self.complete = True
         return document
 
 

@@ -53,4 +53,4 @@ class GatewayState:
     paused: frozenset[str | None] = frozenset()
     """The models whose calls are held; None stands for all."""
     versions: tuple[tuple[str | None, str], ...] = ()
-    """Versions of weights by model, a later one replacing an earlier; None stands for all."""
+    """Versions of weights by model, in the order in which they were told; None stands for all."""

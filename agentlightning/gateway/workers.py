@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
@@ -226,7 +227,7 @@ def serve(
     try:
         while (order := orders.recv()) is not None:
             number, command, arguments = order
-            gateway.submit(command, *arguments).add_done_callback(lambda done, number=number: answer_of(number, done))
+            gateway.submit(command, *arguments).add_done_callback(partial(answer_of, number))
     except EOFError:
         pass
     server.should_exit = True

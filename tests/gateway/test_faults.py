@@ -58,6 +58,22 @@ async def test_a_backend_that_dies_in_mid_stream_cuts_the_stream_and_is_recorded
         assert "response_token_ids" not in span.attributes
 
 
+async def test_a_stream_that_ends_before_its_answer_is_recorded_as_cut(
+    memory: InMemoryLightningStore, rollout: AttemptedRollout, http: httpx.AsyncClient
+) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.begin()
+        await exchange.send(sse(chat_chunk("It is", token_ids=[1, 2])))
+        await exchange.end()
+
+    async with ScriptedBackend(script) as backend, serving(memory, backend.base_url) as proxy:
+        got = await http.post(f"{resource(proxy, rollout).endpoint}/chat/completions", json=STREAM)
+    assert got.content == sse(chat_chunk("It is"))
+    (span,) = await recorded(memory, rollout)
+    assert span.attributes["agentlightning.gateway.outcome"] == "cut"
+    assert "response_token_ids" not in span.attributes
+
+
 async def test_a_whole_answer_that_breaks_off_is_an_error(
     memory: InMemoryLightningStore, rollout: AttemptedRollout, http: httpx.AsyncClient
 ) -> None:
