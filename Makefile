@@ -6,7 +6,7 @@ GEN_VENV = .venv-gen
 PYTEST = python -m pytest --numprocesses 3 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test faults check check-install gen gen-check contract-release bench test-compat test-integrations clean
+.PHONY: help quickstart test faults check check-install gen gen-check contract-release bench test-compat test-integrations test-releases release-environments clean
 
 help: ## list the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,21 @@ test-compat: .venv-oldest/.installed ## run the store's tests on the oldest grpc
 test-integrations: .venv-integrations/.installed ## run the tests of AgentOps and of every model library that is recorded
 	.venv-integrations/bin/$(PYTEST) tests/framework/test_agentops.py tests/framework/test_instrumentation.py
 
+# Old releases, each in an environment of its own: some 150 packages, installed once. Benchmarks use that of 0.3.0, too.
+.venv-release-0.2.2/.requirements: tests/releases/requirements-0.2.2.txt
+.bench-venv/.requirements: benchmarks/reference-requirements.txt
+.venv-release-0.2.2/.requirements .bench-venv/.requirements:
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --requirement $<
+	@cp $< $@
+
+release-environments: .venv-release-0.2.2/.requirements .bench-venv/.requirements
+
+test-releases: $(VENV)/.test ## run agentlightning 0.2.2 and 0.3.0 from PyPI against this server (installs take minutes)
+	@if $(MAKE) --no-print-directory release-environments; then $(BIN)/$(PYTEST) --timeout 300 tests/releases; \
+	elif $(BIN)/python -m pip download --quiet --no-deps --dest .venv-release-0.2.2 agentlightning==0.2.2; then exit 1; \
+	else echo "*** SKIPPED: PyPI CANNOT BE REACHED, and the old releases were NOT TESTED. ***" >&2; fi
+
 .venv-core/.installed: pyproject.toml
 	rm -rf .venv-core
 	$(PYTHON) -m venv .venv-core
@@ -81,7 +96,7 @@ check-install: .venv-core/.installed ## count what the core brings with it, in a
 	.venv-core/bin/python tools/check_install.py
 
 clean: ## remove what the commands above have made
-	rm -rf $(VENV) .venv-gen .venv-oldest .venv-integrations .venv-core .bench-venv quickstart-results bench-results
+	rm -rf $(VENV) .venv-gen .venv-oldest .venv-integrations .venv-release-0.2.2 .venv-core .bench-venv quickstart-results bench-results
 
 # The generator has an environment of its own: its age sets the oldest protobuf that its output runs on.
 $(GEN_VENV)/.installed: tools/gen-requirements.txt

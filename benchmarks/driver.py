@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import http.client
 import importlib.metadata
 import inspect
 import json
@@ -211,6 +212,37 @@ class Driver:
         if recorded and sum(len(span.attributes["response_token_ids"]) for span in spans) != 128 * calls:
             raise RuntimeError(f"{calls} calls, and the store has {len(spans)} spans of them, or not all their tokens")
         return {**answer, **{f"first_{key}": value for key, value in _latencies(firsts).items()}}
+
+    async def do_shim(self, address: str, rest_address: str, op: str, seconds: float, prefill: int) -> Answer:
+        """What the REST API adds to a control call: the same one over gRPC and over HTTP, in turns."""
+        store = self._store(address)
+        rollout_id, attempt_id = await _start_attempt(store)
+        host, _, port = rest_address.rpartition(":")
+        connection = http.client.HTTPConnection(host, int(port), timeout=10)
+        if op == "enqueue":
+            call, path, body = _enqueue(store), "/queues/rollouts/enqueue", {"rollouts": [_task(0)]}
+        elif op == "dequeue":
+            await _fill_queue(store, prefill)
+            call, path, body = _dequeue(store), "/queues/rollouts/dequeue", {"limit": 1, "worker_id": "bench-0"}
+        else:
+            call = await _heartbeats(store, 1)
+            path, body = f"/rollouts/{rollout_id}/attempts/{attempt_id}", {"last_heartbeat_time": time.time()}
+        sent = json.dumps(body)
+        latencies: dict[str, list[float]] = {"grpc": [], "rest": []}
+        deadline = time.monotonic() + seconds
+        while (begun := time.monotonic()) < deadline:
+            await call(0)
+            between = time.monotonic()
+            connection.request("POST", f"/v1/agl{path}", sent, {"Content-Type": "application/json"})
+            with connection.getresponse() as response:
+                answer = response.read()
+            latencies["rest"].append(time.monotonic() - between)
+            latencies["grpc"].append(between - begun)
+            if response.status >= 300 or answer == b"[]":
+                raise RuntimeError(f"{path} answered {response.status} {answer!r}")
+        connection.close()
+        p50 = {way: _latencies(values)["p50_ms"] for way, values in latencies.items()}
+        return {"added_ms": p50["rest"] - p50["grpc"], "grpc_p50_ms": p50["grpc"], "rest_p50_ms": p50["rest"]}
 
     async def do_ingest(self, address: str, mode: str, batch: int, concurrency: int, seconds: float) -> Answer:
         """Spans a second in batches, each acknowledged before its task sends the next one."""

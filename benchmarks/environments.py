@@ -25,6 +25,7 @@ REPOSITORY = HERE.parent
 REFERENCE_REQUIREMENTS = HERE / "reference-requirements.txt"
 
 READY_LINE = "agentlightning store listening on "
+REST_READY_LINE = "agentlightning rest listening on http://"
 START_SECONDS = 90.0
 
 
@@ -124,9 +125,13 @@ class Process:
 
 
 class Server(Process):
-    """A store server on a free port of the loopback interface; `address` is "host:port"."""
+    """A store server on a free port of the loopback interface.
+
+    `address` is "host:port", and `rest_address` that of the REST API where it has one.
+    """
 
     address: str
+    rest_address: str
 
     @classmethod
     def reference(cls, python: Path, folder: Path) -> Server:
@@ -143,13 +148,28 @@ class Server(Process):
 
     @classmethod
     def ours(cls, python: Path, folder: Path, store: str) -> Server:
-        """This project's server on `store`: "memory" or "sqlite" (a new database on the disk of `folder`)."""
+        """This project's server on `store`: "memory" or "sqlite" (a new database on the disk of `folder`).
+
+        "rest" is one in memory that serves the REST API too.
+        """
         url = "memory://"
         if store == "sqlite":
             url = f"sqlite:///{Path(tempfile.mkdtemp(prefix='db-', dir=folder)) / 'store.db'}"
         command = [str(python), "-m", "agentlightning.store_grpc", "--host", "127.0.0.1", "--port", "0", "--store", url]
+        if store == "rest":
+            command += ["--rest-port", "0"]
         server = cls(command, folder, f"ours-{store}-server", pipe=False)
         server._await(server._announced)
+        if store == "rest":
+            server._await(server._announced_rest)
+        return server
+
+    @classmethod
+    def shim(cls, python: Path, folder: Path, store_address: str) -> Server:
+        """This project's REST API in a process of its own, in front of a server."""
+        command = [str(python), "-m", "agentlightning.rest", "--store", store_address, "--port", "0"]
+        server = cls(command, folder, "ours-shim", pipe=False)
+        server._await(server._announced_rest)
         return server
 
     @classmethod
@@ -176,11 +196,16 @@ class Server(Process):
             return False
 
     def _announced(self) -> bool:
-        for line in self.log().splitlines():
-            if line.startswith(READY_LINE):
-                self.address = line.removeprefix(READY_LINE).split()[0]
-                return True
-        return False
+        self.address = self._said(READY_LINE)
+        return bool(self.address)
+
+    def _announced_rest(self) -> bool:
+        self.rest_address = self._said(REST_READY_LINE)
+        return bool(self.rest_address)
+
+    def _said(self, start: str) -> str:
+        """The word that follows the start of a line, if there is such a line yet."""
+        return next((line[len(start) :].split()[0] for line in self.log().splitlines() if line.startswith(start)), "")
 
 
 class Driver(Process):

@@ -7,7 +7,7 @@ import json
 import statistics
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,18 @@ QUICK = Effort(
 
 
 @dataclass
+class OldClient:
+    """The reference's own client, on a server of ours."""
+
+    side: Side
+    server: Server
+    name: str = "ours-rest"
+
+    def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
+        return self.side.drivers(1)[0].ask(command, address=self.server.rest_address, **arguments)
+
+
+@dataclass
 class Contender:
     """A side with the store that its server keeps."""
 
@@ -72,7 +84,9 @@ class Contender:
         return self.side.drivers(1)[0].ask(command, address=self.server.address, **arguments)
 
 
-Measure = Callable[[Contender], dict[str, Any]]
+Measured = Contender | OldClient
+Measure = Callable[[Any], dict[str, Any]]
+OPS = {"enqueue": "enqueue_rollout", "dequeue": "dequeue_rollout", "update": "update_attempt"}
 
 
 class Bench:
@@ -93,12 +107,11 @@ class Bench:
 
     def control(self) -> list[Line]:
         """Control calls through the Python clients, one process of 1 and of 16 tasks."""
-        ops = {"enqueue": "enqueue_rollout", "dequeue": "dequeue_rollout", "update": "update_attempt"}
         lines: list[Line] = []
         durable: list[Line] = []
         with self._contenders("memory", "sqlite") as contenders:
             for concurrency, at_least, towards in ((1, 2.5, 3.0), (16, 4.0, 5.0)):
-                for op, method in ops.items():
+                for op, method in OPS.items():
 
                     def measure(contender: Contender, op: str = op, concurrency: int = concurrency) -> dict[str, Any]:
                         fastest = 1_000 if contender.side.name == "reference" else 6_000
@@ -408,6 +421,78 @@ class Bench:
             )
         return lines
 
+    def rest(self) -> list[Line]:
+        """The REST API: what it adds to the gRPC call that it makes, and how it serves the reference's own client."""
+        lines = self._shim() if self.ours is not None else []
+        if self.reference is None or self.ours is None:
+            return lines
+        measured = {
+            **{
+                f"{method}, concurrency {concurrency}": ("control", {"op": op, "concurrency": concurrency})
+                for concurrency in (1, 16)
+                for op, method in OPS.items()
+            },
+            "query_spans of 100 LLM spans": ("query", {"spans": 100}),
+            "OTLP/HTTP ingest, batches of 100 LLM spans": ("ingest", {"mode": "otlp", "batch": 100, "concurrency": 1}),
+        }
+        with self._contenders("rest") as [own, here]:
+            for what, (command, arguments) in measured.items():
+
+                def measure(
+                    each: Measured, command: str = command, arguments: dict[str, Any] = arguments
+                ) -> dict[str, Any]:
+                    more = {"prefill": int(2_000 * self.effort.seconds)} if command == "control" else {}
+                    return each.ask(command, seconds=self.effort.seconds, **arguments, **more)
+
+                runs = self._interleaved([own, OldClient(own.side, here.server)], measure)
+                figures = _medians(runs, "per_s")
+                lines.append(
+                    Line(
+                        f"0.3.0's client on our REST API: {what}",
+                        "/s",
+                        figures["reference"],
+                        figures["ours-rest"],
+                        Goal(ratio=1.0),
+                        note="the same client, on its own server and on ours; both in memory",
+                    )
+                )
+        return lines
+
+    def _shim(self) -> list[Line]:
+        """The same calls over gRPC and through the REST API in a process of its own, in turns."""
+        assert self.ours is not None
+        server = self.ours.server("memory")
+        shim = Server.shim(self.ours.python, self.folder, server.address)
+        lines = []
+        try:
+            for op, method in OPS.items():
+                runs = [
+                    self.ours.drivers(1)[0].ask(
+                        "shim",
+                        address=server.address,
+                        rest_address=shim.rest_address,
+                        op=op,
+                        seconds=2 * self.effort.seconds,
+                        prefill=int(4_000 * self.effort.seconds),
+                    )
+                    for _ in range(self.effort.runs)
+                ]
+                lines.append(
+                    Line(
+                        f"REST on top of the gRPC call, p50, {method}",
+                        "ms",
+                        None,
+                        _medians({"ours": runs}, "added_ms")["ours"],
+                        Goal(limit=1.5),
+                        less_is_better=True,
+                    )
+                )
+            self.ours.disconnect()
+        finally:
+            shim.stop()
+            server.stop()
+        return lines
+
     def memory(self) -> list[Line]:
         """Resident memory of the server, idle and with LLM spans stored."""
         idle: dict[str, Figure] = {}
@@ -599,7 +684,7 @@ class Bench:
             for side in self._sides(0):
                 side.disconnect()
 
-    def _interleaved(self, contenders: list[Contender], measure: Measure) -> dict[str, list[dict[str, Any]]]:
+    def _interleaved(self, contenders: Sequence[Measured], measure: Measure) -> dict[str, list[dict[str, Any]]]:
         """All runs of a measurement, the contenders taking turns."""
         runs: dict[str, list[dict[str, Any]]] = {contender.name: [] for contender in contenders}
         for contender in contenders:
@@ -619,6 +704,7 @@ ROWS: dict[str, Callable[[Bench], list[Line]]] = {
     "cycle": Bench.cycle,
     "dispatch": Bench.dispatch,
     "completion": Bench.completion,
+    "rest": Bench.rest,
     "memory": Bench.memory,
     "pause": Bench.pause,
     "import": Bench.imports,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, NoReturn
 
-from agentlightning.codec.errors import CodecError
+from agentlightning.codec.errors import CodecError, NotCarriedError
 from lightning_store import v1
 
 JSON = "application/json"
@@ -37,7 +37,8 @@ def to_payload(value: Any, path: str) -> v1.Payload:
         The value as JSON.
 
     Raises:
-        TypeError: Part of the value is something else; the message names the part, such as `input.messages[3].score`.
+        NotCarriedError: Part of the value is something else; the error names the part, such as
+            `input.messages[3].score`.
     """
     return v1.Payload(content_type=JSON, data=_to_json(value, path))
 
@@ -46,10 +47,10 @@ def object_to_payload(value: dict[str, Any] | None, path: str) -> v1.Payload:
     """Encodes a dictionary of the user, or `None`, as `to_payload` does.
 
     Raises:
-        TypeError: The value is neither, or part of it cannot be carried.
+        NotCarriedError: The value is neither, or part of it cannot be carried.
     """
     if value is not None and not isinstance(value, dict):
-        raise TypeError(f"{path} must be a dictionary, not a {type(value).__name__}")
+        raise NotCarriedError(f"{path} must be a dictionary, not a {type(value).__name__}")
     return v1.Payload(content_type=JSON, data=_to_json(value, path))
 
 
@@ -93,7 +94,7 @@ def _to_json(value: Any, path: str) -> bytes:
         fault = _find_fault(value, path, frozenset())
     except RecursionError:
         fault = f"{path} is nested too deeply"
-    raise TypeError(fault or f"{path} cannot be encoded as JSON")
+    raise NotCarriedError(fault or f"{path} cannot be encoded as JSON")
 
 
 def _has_string_keys(value: Any) -> bool:

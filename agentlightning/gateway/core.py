@@ -53,6 +53,10 @@ class Gateway:
         # httpx asks the environment for proxies only where its own transport works.
         self.client = httpx.AsyncClient(transport=None if getproxies() else Connections())
 
+    def end_waits(self) -> None:
+        """Refuses the calls that are held, because the gateway is about to stop."""
+        self.router.refuse_held()
+
     async def close(self) -> None:
         """Closes the connections to backends."""
         await self.client.aclose()

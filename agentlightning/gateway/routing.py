@@ -75,6 +75,7 @@ class Router:
 
     def __init__(self, backends: Iterable[Backend]) -> None:
         self._paused = False
+        self._stopping = False
         self._lanes: defaultdict[str, _Lane] = defaultdict(lambda: _Lane(paused=self._paused))
         self._states: dict[str, list[BackendState]] = {}
         self.replace(backends)
@@ -115,6 +116,12 @@ class Router:
         for lane in self._lanes_of(model):
             lane.version = version
 
+    def refuse_held(self) -> None:
+        """Refuses the calls that wait for a model to be resumed, for good."""
+        self._stopping = True
+        for lane in self._lanes.values():
+            lane.open.set()
+
     async def drain(self, model: str | None = None) -> None:
         """Returns when no call of a model, or of any, is at work."""
         for lane in self._lanes_of(model):
@@ -127,7 +134,7 @@ class Router:
         """Waits while the model is paused, and counts a call for the length of the block.
 
         Raises:
-            GatewayError: There is no such model.
+            GatewayError: There is no such model, or the gateway stopped meanwhile.
         """
         self._expect(model)
         lane = self._lanes[model]
@@ -135,6 +142,8 @@ class Router:
         held = not lane.open.is_set()
         while not lane.open.is_set():
             await lane.open.wait()
+            if self._stopping:
+                raise GatewayError(503, "The gateway is stopping.", "stopping", retry_after=1.0)
         lane.in_flight += 1
         try:
             yield Admission(lane.version, time.monotonic() - arrived if held else 0.0)

@@ -85,7 +85,12 @@ class ThreadServing:
             store = LightningStoreThreaded(store)
         self._gateway = Gateway(self._settings, state(), store)
         server = HttpServer(
-            create_app(self._gateway), self._host, self._port, name="agentlightning-gateway", **HTTP_SETTINGS
+            create_app(self._gateway),
+            self._host,
+            self._port,
+            name="agentlightning-gateway",
+            before_shutdown=self._gateway.end_waits,
+            **HTTP_SETTINGS,
         )
         await server.start()
         self._server = server

@@ -19,8 +19,6 @@ MAX_BODY_BYTES: Final = 32 << 20
 
 HTTP_SETTINGS: Final[dict[str, Any]] = {
     "lifespan": "on",
-    # Longer than clients keep idle connections, which would otherwise meet the end of one now and then.
-    "timeout_keep_alive": 300,
     "date_header": False,
 }
 """How gateways differ from other HTTP servers of this library."""

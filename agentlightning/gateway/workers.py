@@ -209,7 +209,7 @@ def serve(
     # Ctrl+C is the parent's, which ends the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gateway = Gateway(settings, state, store)
-    server = QuietUvicorn(create_app(gateway), **HTTP_SETTINGS)
+    server = QuietUvicorn(create_app(gateway), before_shutdown=gateway.end_waits, **HTTP_SETTINGS)
     thread = threading.Thread(target=server.run_on, args=(listener,), name="agentlightning-gateway", daemon=True)
     thread.start()
     server.ready.result(_START_SECONDS)

@@ -36,7 +36,8 @@ def main() -> int:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m agentlightning.rest", description="Serve the legacy REST API in front of a store server."
+        prog="python -m agentlightning.rest",
+        description="Serve the REST APIs of older releases, and OTLP over HTTP, in front of a store server.",
     )
     parser.add_argument("--store", required=True, metavar="HOST:PORT", help="address of the store server")
     parser.add_argument("--experiment", default=DEFAULT_EXPERIMENT, help="experiment to serve (default: %(default)s)")

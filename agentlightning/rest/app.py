@@ -9,7 +9,10 @@ from fastapi import FastAPI
 from agentlightning.rest.errors import install_error_handlers
 from agentlightning.rest.legacy_routes import legacy_routes
 from agentlightning.rest.limits import BodyLimit
-from agentlightning.store.base import LightningStore
+from agentlightning.rest.otlp_http import otlp_routes
+from agentlightning.rest.store_routes import store_routes
+from agentlightning.rest.store_routes_0_2 import store_routes_0_2
+from agentlightning.store.face import StoreFace
 
 TASK_TIMEOUT_SECONDS: Final = 300.0
 """How long a task is its client's before it is handed out again, unless said otherwise."""
@@ -18,7 +21,7 @@ _SHORTEST_TIMEOUT: Final = 1.0
 _LONGEST_TIMEOUT: Final = 86_400.0
 
 
-def create_app(store: LightningStore, *, task_timeout_seconds: float = TASK_TIMEOUT_SECONDS) -> FastAPI:
+def create_app(store: StoreFace, *, task_timeout_seconds: float = TASK_TIMEOUT_SECONDS) -> FastAPI:
     """Makes the application. It holds nothing of its own: everything is in the store.
 
     Args:
@@ -33,8 +36,14 @@ def create_app(store: LightningStore, *, task_timeout_seconds: float = TASK_TIME
         raise ValueError(
             f"task_timeout_seconds must be above 0 and at most {_LONGEST_TIMEOUT:.0f}, not {task_timeout_seconds}"
         )
-    app = FastAPI(title="Agent Lightning", description="The legacy REST API of a store.")
+    app = FastAPI(
+        title="Agent Lightning",
+        description="A store over HTTP, for clients of older releases and for exporters of spans.",
+    )
     app.add_middleware(BodyLimit)
     install_error_handlers(app)
     app.include_router(legacy_routes(store, lease=max(task_timeout_seconds, _SHORTEST_TIMEOUT)))
+    app.include_router(store_routes(store))
+    app.include_router(store_routes_0_2(store))
+    app.include_router(otlp_routes(store))
     return app

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, NamedTuple
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 
-from agentlightning.codec.errors import CodecError
+from agentlightning.codec.errors import CodecError, NotCarriedError
 from agentlightning.store.errors import (
     Aborted,
     AlreadyExists,
@@ -42,6 +44,23 @@ _STATUSES: Final = {
 # The reason says more than the code: an experiment may be created any moment, a large message stays large.
 _STATUSES_OF_REASONS: Final = {"EXPERIMENT_NOT_FOUND": 503, "MESSAGE_TOO_LARGE": 413}
 _MOST_FAULTS: Final = 5
+_LONGEST_DETAIL: Final = 900
+
+
+class Fault(NamedTuple):
+    """What a client is told of an error."""
+
+    status: int
+    """The status code."""
+    detail: str
+    """What was wrong, in a sentence."""
+    retry_after: float | None = None
+    """Seconds after which trying again may help."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers of the answer."""
+        return {} if self.retry_after is None else {"Retry-After": str(math.ceil(self.retry_after))}
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -49,20 +68,37 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _refuse_malformed)
     app.add_exception_handler(StoreError, _answer_failure)
     app.add_exception_handler(ValueError, _answer_failure)
+    app.add_exception_handler(NotCarriedError, _answer_failure)
     app.add_exception_handler(Exception, _answer_failure)
 
 
-def error_response(status: int, detail: str, *, retry_after: float | None = None) -> JSONResponse:
-    """Returns the answer that says what was wrong.
+def fault_of(error: Exception) -> Fault:
+    """Returns what a client is told of an error. One that is this server's own is logged, and its details stay here."""
+    if isinstance(error, HTTPException):
+        return Fault(error.status_code, error.detail)
+    # A store raises ValueError for what was wrong with a call, because of the error that says which fault it was.
+    cause = error if isinstance(error, StoreError) else error.__cause__
+    if isinstance(cause, StoreError):
+        status = _STATUSES_OF_REASONS.get(cause.reason) or _STATUSES.get(type(cause))
+        if status is not None:
+            return Fault(status, cause.message, cause.retry_after)
+    elif isinstance(error, CodecError):
+        return Fault(503, f"The store holds something that cannot be read: {error}")
+    elif isinstance(error, (NotCarriedError, ValueError)):
+        # What else is wrong with the arguments of a call shows when they are encoded.
+        return Fault(400, str(error))
+    logger.error("a request failed", exc_info=error)
+    return Fault(500, "Internal server error; the server's log says more.")
 
-    Args:
-        status: The status code.
-        detail: What was wrong, in a sentence.
-        retry_after: Seconds after which trying again may help.
-    """
-    headers = None if retry_after is None else {"Retry-After": str(math.ceil(retry_after))}
-    # What a client sent may come back in the sentence, and half a surrogate pair cannot be sent.
-    return JSONResponse({"detail": detail.encode(errors="replace").decode()}, status, headers)
+
+def sentence(text: str) -> str:
+    """Returns what can be sent of a sentence that quotes what a client sent: its beginning, and no half characters."""
+    return text[:_LONGEST_DETAIL].encode(errors="replace").decode()
+
+
+def error_response(status: int, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """Returns the answer that says what was wrong, in a sentence."""
+    return JSONResponse({"detail": sentence(detail)}, status, headers)
 
 
 async def _refuse_malformed(request: Request, error: Exception) -> JSONResponse:
@@ -74,13 +110,5 @@ async def _refuse_malformed(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _answer_failure(request: Request, error: Exception) -> JSONResponse:
-    # A store raises ValueError for what was wrong with a call, because of the error that says which fault it was.
-    cause = error if isinstance(error, StoreError) else error.__cause__
-    if isinstance(cause, StoreError):
-        status = _STATUSES_OF_REASONS.get(cause.reason) or _STATUSES.get(type(cause))
-        if status is not None:
-            return error_response(status, cause.message, retry_after=cause.retry_after)
-    if isinstance(error, CodecError):
-        return error_response(503, f"The store holds something that cannot be read: {error}")
-    logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return error_response(500, "Internal server error; the server's log says more.")
+    fault = fault_of(error)
+    return error_response(fault.status, fault.detail, fault.headers)

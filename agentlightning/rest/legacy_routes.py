@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, HTTPException, Response
+from fastapi import APIRouter, Depends, HTTPException, Response
 
-from agentlightning.codec.payload import JSON, to_payload
+from agentlightning.rest.answers import answer
+from agentlightning.rest.browsers import refuse_pages
 from agentlightning.rest.reports import record_report
 from agentlightning.store.base import LightningStore
 from agentlightning.types import GenericResponse, ResourcesUpdate, RolloutLegacy, Task, TaskIfAny
@@ -19,14 +20,12 @@ def legacy_routes(store: LightningStore, lease: float) -> APIRouter:
     """
     router = APIRouter()
 
-    @router.get("/task", response_model=TaskIfAny)
+    @router.get("/task", response_model=TaskIfAny, dependencies=[Depends(refuse_pages)])
     async def next_task() -> Response:
         """Hands out the next task, if there is one. A client that goes away loses nothing: the task comes back."""
         claimed = await store.dequeue_rollout(lease=lease)
-        task = None if claimed is None else dict(Task.of_rollout(claimed, claimed.input))
-        answer = {"is_available": claimed is not None, "task": task}
-        # As the store keeps it: a model would not write an input that is nested deeply.
-        return Response(to_payload(answer, "task").data, media_type=JSON, headers={"Cache-Control": "no-store"})
+        task = None if claimed is None else Task.of_rollout(claimed, claimed.input)
+        return answer({"is_available": task is not None, "task": task})
 
     @router.get("/resources/latest")
     async def latest_resources() -> ResourcesUpdate:

@@ -97,6 +97,16 @@ class StoreFace(LightningStore):
         self._context = CallContext(experiment=experiment)
 
     @property
+    def api(self) -> StoreApi:
+        """What does the work, for those who have messages to hand to it."""
+        return self._api
+
+    @property
+    def context(self) -> CallContext:
+        """What goes with each call of it."""
+        return self._context
+
+    @property
     def capabilities(self) -> LightningStoreCapabilities:
         return LightningStoreCapabilities(thread_safe=True, async_safe=True, zero_copy=False, otlp_traces=False)
 

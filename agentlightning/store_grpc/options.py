@@ -32,7 +32,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--rest-port",
         default="none",
         type=_optional_port,
-        help="port for the legacy REST API, on the same host; 0 takes a free one, none does without",
+        help="port for the REST APIs of older releases, and for OTLP over HTTP; 0 takes a free one, none does without",
     )
     _add(
         parser,

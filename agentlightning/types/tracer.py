@@ -53,8 +53,8 @@ TraceState = dict[str, str]
 StatusCode = Literal["UNSET", "OK", "ERROR"]
 """How the work of a span went. `UNSET` when nobody said."""
 
-# Exporters may send bytes, which JSON has no word for.
-_OPEN = ConfigDict(extra="allow", ser_json_bytes="base64")
+# Exporters may send bytes and numbers that JSON has no word for.
+_OPEN = ConfigDict(extra="allow", ser_json_bytes="base64", ser_json_inf_nan="strings")
 
 _SCALARS = frozenset({str, bool, int, float, bytes, type(None)})
 

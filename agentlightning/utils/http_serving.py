@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +16,8 @@ from starlette.types import ASGIApp
 from agentlightning.utils.hosts import url_of
 
 _GRACE_SECONDS = 5
+# Longer than clients keep an idle connection (aiohttp: 15 s): none must send a request while this side hangs up.
+_KEEP_ALIVE_SECONDS = 75
 
 
 class HttpServer:
@@ -26,7 +28,7 @@ class HttpServer:
         host: Host name or address to listen on.
         port: Port to listen on; 0 takes a free one.
         name: What the thread is called.
-        **settings: Settings of uvicorn that differ from those of `QuietUvicorn`.
+        **settings: What `QuietUvicorn` takes besides.
 
     Raises:
         ValueError: The port is none.
@@ -87,10 +89,11 @@ class QuietUvicorn(uvicorn.Server):
 
     Args:
         app: What to serve.
+        before_shutdown: Is called, on the loop that serves, when the server is about to stop and waits for requests.
         **settings: Settings of uvicorn that differ from its defaults or from those of this class.
     """
 
-    def __init__(self, app: ASGIApp, **settings: Any) -> None:
+    def __init__(self, app: ASGIApp, *, before_shutdown: Callable[[], None] | None = None, **settings: Any) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -100,9 +103,11 @@ class QuietUvicorn(uvicorn.Server):
                 ws="none",
                 server_header=False,
                 timeout_graceful_shutdown=_GRACE_SECONDS,
+                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
                 **{"lifespan": "off", **settings},
             )
         )
+        self._before_shutdown = before_shutdown
         self.ready: Future[None] = Future()
         self.ended: Future[None] = Future()
 
@@ -124,6 +129,11 @@ class QuietUvicorn(uvicorn.Server):
         await super().startup(sockets=sockets)
         if not self.should_exit:
             self.ready.set_result(None)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._before_shutdown is not None:
+            self._before_shutdown()
+        await super().shutdown(sockets=sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -166,6 +166,22 @@ async def test_one_model_can_be_paused_while_others_go_on(
     assert by_model == {"judge": "fixed", "policy": "2"}
 
 
+async def test_calls_that_are_held_when_the_gateway_stops_are_refused(
+    memory: InMemoryLightningStore, rollout: AttemptedRollout, http: httpx.AsyncClient
+) -> None:
+    async with ScriptedBackend(say("fine")) as backend, serving(memory, backend.base_url) as proxy:
+        await proxy.pause()
+        url = f"{resource(proxy, rollout).endpoint}/chat/completions"
+        held = asyncio.create_task(http.post(url, json=ASKED))
+        # Its number is taken when the call has come.
+        while await memory.get_next_span_sequence_id(rollout.rollout_id, rollout.attempt.attempt_id) == 1:
+            await asyncio.sleep(0.01)  # noqa: ASYNC110
+        await proxy.stop()
+        answer = await held
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "stopping")
+    assert backend.exchanges == []
+
+
 async def test_a_backend_may_say_itself_which_weights_answered(
     memory: InMemoryLightningStore, rollout: AttemptedRollout, http: httpx.AsyncClient
 ) -> None:

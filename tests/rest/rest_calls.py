@@ -33,9 +33,11 @@ class Answer(NamedTuple):
         return json.loads(self.body)
 
 
-def request(url: str, body: bytes | None = None, content_type: str = "application/json") -> Answer:
+def request(url: str, body: bytes | None = None, content_type: str = "application/json", **headers: str) -> Answer:
     """Send a request as any program could, and return the answer whatever its status."""
-    sent = urllib.request.Request(url, body, {"Content-Type": content_type} if body is not None else {})
+    if body is not None:
+        headers["Content-Type"] = content_type
+    sent = urllib.request.Request(url, body, headers)
     try:
         with urllib.request.urlopen(sent, timeout=20) as answer:
             return Answer(answer.status, answer.read(), dict(answer.headers))
@@ -59,6 +61,10 @@ class Rest:
     async def post(self, body: Any) -> Answer:
         """Send a report."""
         return await asyncio.to_thread(request, self.url + "/rollout", json.dumps(body).encode())
+
+    async def call(self, path: str, body: Any) -> Answer:
+        """Send a POST with a JSON body."""
+        return await asyncio.to_thread(request, self.url + path, json.dumps(body).encode())
 
     async def claim(self) -> dict[str, Any]:
         """Get a task, which there must be."""

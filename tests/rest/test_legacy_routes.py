@@ -61,6 +61,16 @@ async def test_a_task_is_handed_out_as_it_was_enqueued(local_rest: Rest) -> None
         assert (await local_rest.claim())["input"] == sample
 
 
+@pytest.mark.parametrize("path", ["/task", "/dequeue_rollout"])
+async def test_a_browser_claims_nothing_by_itself(local_rest: Rest, path: str) -> None:
+    await local_rest.store.enqueue_rollout("x")
+    for headers in ({"Sec-Fetch-Site": "cross-site"}, {"Sec-Purpose": "prefetch;prerender"}, {"Purpose": "prefetch"}):
+        answer = await asyncio.to_thread(request, local_rest.url + path, **headers)
+        assert (answer.status, answer.json.keys()) == (403, {"detail"})
+    asked_for_by_a_person = {"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate"}
+    assert b'"x"' in (await asyncio.to_thread(request, local_rest.url + path, **asked_for_by_a_person)).body
+
+
 async def test_the_latest_resources_and_those_of_an_id(rest: Rest) -> None:
     llm = LLM(endpoint="http://127.0.0.1:1/v1", model="m", sampling_parameters={"temperature": 0.5})
     first = await rest.store.add_resources({"llm": llm})

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
-import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from rest_calls import request
+from serving_commands import running, said
 from store_process import COMMAND as STORE_COMMAND
-from store_process import environment, run_command
+from store_process import run_command
 
 from agentlightning.rest import require_packages
 from agentlightning.rest.__main__ import main as rest_main
@@ -23,31 +20,6 @@ from agentlightning.store.client import LightningStoreClient
 from agentlightning.store_grpc.options import parse
 
 REST_COMMAND = [sys.executable, "-m", "agentlightning.rest"]
-
-
-@contextmanager
-def running(command: list[str], log: Path) -> Iterator[subprocess.Popen[str]]:
-    """Runs a command that serves; it must end well when it is told to."""
-    with (
-        log.open("a") as stderr,
-        subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=stderr, text=True) as process,
-    ):
-        try:
-            yield process
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(20) == 0
-            assert "Traceback" not in log.read_text()
-        finally:
-            process.kill()
-
-
-def said(process: subprocess.Popen[str], pattern: str) -> str:
-    """Returns what the next line of output says at the place that a pattern marks."""
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    found = re.fullmatch(pattern, line.rstrip("\n"))
-    assert found is not None, line
-    return found[1]
 
 
 async def served_task(address: str, url: str) -> None:

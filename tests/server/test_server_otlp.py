@@ -15,21 +15,17 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
-from opentelemetry.proto.resource.v1.resource_pb2 import Resource
-from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
+from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope, KeyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, Status
 from opentelemetry.sdk.resources import Resource as SdkResource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import StatusCode
+from otlp_messages import ATTEMPT, ROLLOUT, SEQUENCE, attributes, group, span
 from store_process import StoreProcess
 
 from lightning_store import v1
 from lightning_store.v1 import rollout_service_pb2_grpc, span_service_pb2_grpc
-
-ROLLOUT = "agentlightning.rollout_id"
-ATTEMPT = "agentlightning.attempt_id"
-SEQUENCE = "agentlightning.span_sequence_id"
 
 
 class Target:
@@ -69,33 +65,6 @@ class Target:
 @pytest.fixture
 def target(channel: grpc.Channel) -> Target:
     return Target(channel)
-
-
-def attributes(**values: Any) -> list[KeyValue]:
-    """Attributes of text and numbers."""
-    return [
-        KeyValue(key=key, value=AnyValue(**{"int_value" if isinstance(value, int) else "string_value": value}))
-        for key, value in values.items()
-    ]
-
-
-def span(name: str, **fields: Any) -> Span:
-    """A span as an SDK sends it."""
-    return Span(
-        **{
-            "name": name,
-            "trace_id": secrets.token_bytes(16),
-            "span_id": secrets.token_bytes(8),
-            "start_time_unix_nano": 1_700_000_000_000_000_000,
-            "end_time_unix_nano": 1_700_000_001_000_000_000,
-            **fields,
-        }
-    )
-
-
-def group(spans: list[Span], place: list[KeyValue] = [], **fields: Any) -> ResourceSpans:  # noqa: B006
-    """Spans of one resource."""
-    return ResourceSpans(resource=Resource(attributes=place), scope_spans=[ScopeSpans(spans=spans, **fields)])
 
 
 def assert_all_taken(response: ExportTraceServiceResponse) -> None:
