@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import AsyncIterator
 
@@ -173,9 +174,11 @@ async def test_calls_that_are_held_when_the_gateway_stops_are_refused(
         await proxy.pause()
         url = f"{resource(proxy, rollout).endpoint}/chat/completions"
         held = asyncio.create_task(http.post(url, json=ASKED))
-        # Its number is taken when the call has come.
-        while await memory.get_next_span_sequence_id(rollout.rollout_id, rollout.attempt.attempt_id) == 1:
-            await asyncio.sleep(0.01)  # noqa: ASYNC110
+        # When the call has come, it has taken a number of its own.
+        for taken in itertools.count(1):
+            if await memory.get_next_span_sequence_id(rollout.rollout_id, rollout.attempt.attempt_id) != taken:
+                break
+            await asyncio.sleep(0.01)
         await proxy.stop()
         answer = await held
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "stopping")
