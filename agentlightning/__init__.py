@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from agentlightning.env_var import *
     from agentlightning.execution import *
     from agentlightning.litagent import *
+    from agentlightning.llm_proxy import LLMProxy as LLMProxy
     from agentlightning.logging import configure_logger as configure_logger
     from agentlightning.logging import setup_logging as setup_logging
     from agentlightning.logging import setup_module_logging as setup_module_logging
@@ -97,6 +98,7 @@ else:
                 "prompt_rollout",
                 "rollout",
             ),
+            "agentlightning.llm_proxy": ("LLMProxy",),
             "agentlightning.logging": (
                 "configure_logger",
                 "setup_logging",

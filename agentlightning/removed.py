@@ -40,6 +40,11 @@ _PROCESSOR = Removed(
     "OtelTracer, and its `trace_context` for spans of a rollout that you run yourself",
 )
 
+_ONE_PROXY = Removed(
+    "a process may have several gateways", "the `LLMProxy` that you made, or `llm_proxy` of the trainer"
+)
+_LITELLM = Removed("the gateway needs no LiteLLM", "the arguments of `LLMProxy`")
+
 REMOVED: Final[Mapping[str, Removed]] = {
     "agentlightning.CollectionBasedLightningStore": _COLLECTIONS,
     "agentlightning.instrumentation.agentops_langchain": _FRAMEWORKS,
@@ -49,6 +54,9 @@ REMOVED: Final[Mapping[str, Removed]] = {
         "`return_token_ids` in the request's extra body",
     ),
     "agentlightning.instrumentation.weave": _FRAMEWORKS,
+    "agentlightning.llm_proxy.get_active_llm_proxy": _ONE_PROXY,
+    "agentlightning.llm_proxy.initialize_llm_callbacks": _LITELLM,
+    "agentlightning.llm_proxy.set_active_llm_proxy": _ONE_PROXY,
     "agentlightning.store.CollectionBasedLightningStore": _COLLECTIONS,
     "agentlightning.store.collection": _COLLECTIONS,
     "agentlightning.store.collection_based": _COLLECTIONS,
@@ -82,6 +90,9 @@ REMOVED: Final[Mapping[str, Removed]] = {
     ),
     "agl store --tracker": Removed("stores keep no metrics of their own", "`agl stats --json`"),
     "InMemoryLightningStore(tracker=)": _METRICS,
+    "LLMProxy(callbacks=)": _LITELLM,
+    "LLMProxy(launcher_args=)": _LITELLM,
+    "LLMProxy(litellm_config=)": _LITELLM,
     "LightningStoreServer(cors_allow_origins=)": Removed(
         "browsers do not speak gRPC", "a client outside of the browser"
     ),

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from agentlightning.emitter.reward import find_final_reward
-from agentlightning.rest import require_packages, url_of
+from agentlightning.rest import require_packages
 from agentlightning.store.base import is_finished
 from agentlightning.store.memory import InMemoryLightningStore
 from agentlightning.types import NamedResources, Rollout, RolloutConfig, RolloutLegacy, RolloutMode, Span
+from agentlightning.utils.hosts import url_of
 
 if TYPE_CHECKING:
     from agentlightning.rest.serving import RestServer

@@ -182,6 +182,37 @@ class Driver:
 
             return await _timed_calls(call, concurrency, seconds)
 
+    async def do_model_calls(
+        self, address: str, target: str, recorded: bool, streamed: bool, concurrency: int, seconds: float
+    ) -> Answer:
+        """Model calls a second, by tasks with a connection each; the first token of each stream is timed as well."""
+        store = self._store(address)
+        rollout_id, attempt_id = await _start_attempt(store)
+        prefix = f"/rollout/{rollout_id}/attempt/{attempt_id}" if recorded else ""
+        request = {"model": "model", "messages": [{"role": "user", "content": "word " * 100}], "stream": streamed}
+        host, _, port = target.partition(":")
+        connections = [await asyncio.open_connection(host, int(port)) for _ in range(concurrency)]
+        firsts: list[float] = []
+        calls = 0
+
+        async def call(task: int) -> bool:
+            nonlocal calls
+            begun = time.monotonic()
+            await _post(*connections[task], f"{prefix}/v1/chat/completions", request, streamed, firsts)
+            firsts[-1] -= begun
+            calls += 1
+            return True
+
+        try:
+            answer = await _timed_calls(call, concurrency, seconds)
+        finally:
+            for _, writer in connections:
+                writer.close()
+        spans = await store.query_spans(rollout_id)
+        if recorded and sum(len(span.attributes["response_token_ids"]) for span in spans) != 128 * calls:
+            raise RuntimeError(f"{calls} calls, and the store has {len(spans)} spans of them, or not all their tokens")
+        return {**answer, **{f"first_{key}": value for key, value in _latencies(firsts).items()}}
+
     async def do_shim(self, address: str, rest_address: str, op: str, seconds: float, prefill: int) -> Answer:
         """What the REST API adds to a control call: the same one over gRPC and over HTTP, in turns."""
         store = self._store(address)
@@ -452,6 +483,31 @@ def _request(index: int) -> Any:
     from agentlightning.types import EnqueueRolloutRequest
 
     return EnqueueRolloutRequest(**_task(index))
+
+
+async def _post(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    path: str,
+    request: dict[str, Any],
+    streamed: bool,
+    firsts: list[float],
+) -> None:
+    """Makes one model call on a connection; notes when the first part of the body came."""
+    body = json.dumps(request).encode()
+    head = f"POST {path} HTTP/1.1\r\nhost: gateway\r\ncontent-length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
+    answer = await reader.readuntil(b"\r\n\r\n")
+    if not answer.startswith(b"HTTP/1.1 200"):
+        raise RuntimeError(f"the model call failed: {answer!r}")
+    if not streamed:
+        length = int(answer.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
+        await reader.readexactly(length)
+        firsts.append(time.monotonic())
+        return
+    await reader.readuntil(b"\n\n")
+    firsts.append(time.monotonic())
+    await reader.readuntil(b"data: [DONE]\n\n\r\n0\r\n\r\n")
 
 
 async def _start_attempt(store: Any) -> tuple[str, str]:

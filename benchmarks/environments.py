@@ -173,9 +173,9 @@ class Server(Process):
         return server
 
     @classmethod
-    def echo(cls, python: Path, folder: Path) -> Server:
-        """A server without a store."""
-        server = cls([str(python), str(HERE / "echo.py")], folder, "echo-server", pipe=False)
+    def script(cls, python: Path, folder: Path, name: str, *arguments: str) -> Server:
+        """A server that a file beside this one runs."""
+        server = cls([str(python), str(HERE / name), *arguments], folder, Path(name).stem, pipe=False)
         server._await(server._announced)
         return server
 
@@ -265,8 +265,8 @@ class Side:
             return Server.reference(self.python, self._folder)
         return Server.ours(self.python, self._folder, store)
 
-    def echo_server(self) -> Server:
-        return Server.echo(self.python, self._folder)
+    def script_server(self, name: str, *arguments: str) -> Server:
+        return Server.script(self.python, self._folder, name, *arguments)
 
     def drivers(self, count: int) -> list[Driver]:
         """`count` client processes; they are kept, because importing the reference takes seconds."""

@@ -146,7 +146,7 @@ class Bench:
         lines: list[Line] = []
         store = Contender(self.ours, "memory")
         with contextlib.ExitStack() as stack:
-            bare = self.ours.echo_server()
+            bare = self.ours.script_server("echo.py")
             stack.callback(bare.stop)
             store.server = self.ours.server(store.store)
             stack.callback(store.server.stop)
@@ -165,6 +165,53 @@ class Bench:
                 what = f"update_attempt, concurrency {concurrency}, memory"
                 lines.append(Line(what, "/s", echo, update, peer_name="echo"))
         return lines
+
+    def gateway(self) -> list[Line]:
+        """Model calls through the gateway, recorded on sqlite, beside calls to the same backend without it."""
+        if self.ours is None:
+            return []
+        ways = ("direct", "gateway")
+        runs: dict[tuple[str, bool, int], list[dict[str, Any]]] = {}
+        store = Contender(self.ours, "sqlite")
+        with contextlib.ExitStack() as stack:
+            backend = self.ours.script_server("model_backend.py")
+            stack.callback(backend.stop)
+            store.server = self.ours.server(store.store)
+            stack.callback(store.server.stop)
+            stack.callback(self.ours.disconnect)
+            gateway = self.ours.script_server("gateway.py", store.server.address, backend.address)
+            stack.callback(gateway.stop)
+            for turn in range(self.effort.runs):
+                for streamed, concurrency in ((False, 1), (True, 1), (False, 32), (True, 32)):
+                    for way in ways[::-1] if turn % 2 else ways:
+                        called = backend if way == "direct" else gateway
+                        answer = store.ask(
+                            "model_calls",
+                            target=called.address,
+                            recorded=way == "gateway",
+                            streamed=streamed,
+                            concurrency=concurrency,
+                            seconds=self.effort.seconds,
+                        )
+                        runs.setdefault((way, streamed, concurrency), []).append(answer)
+
+        def line(what: str, unit: str, key: str, streamed: bool, concurrency: int, **how: Any) -> Line:
+            direct, through = (
+                Figure.median([answer[key] for answer in runs[way, streamed, concurrency]]) for way in ways
+            )
+            # Beside a backend that has its answers ready a ratio says nothing: what the gateway adds, does.
+            added = how.pop(
+                "note", f"{through.value - direct.value:.2f} {unit} more than {direct.value:.2f} without it"
+            )
+            return Line(f"gateway: {what}", unit, direct, through, peer_name="direct", note=added, **how)
+
+        return [
+            line("model call, p50", "ms", "p50_ms", False, 1, less_is_better=True),
+            line("streamed, first token, p50", "ms", "first_p50_ms", True, 1, less_is_better=True),
+            line("streamed, last token, p50", "ms", "p50_ms", True, 1, less_is_better=True),
+            line("model calls, concurrency 32", "/s", "per_s", False, 32, note="one gateway process"),
+            line("streams of 128 tokens, concurrency 32", "/s", "per_s", True, 32, note="one gateway process"),
+        ]
 
     def ingest(self) -> list[Line]:
         """LLM spans in batches of 100 through the store API and through OTLP."""
@@ -651,6 +698,7 @@ class Bench:
 ROWS: dict[str, Callable[[Bench], list[Line]]] = {
     "floor": Bench.floor,
     "control": Bench.control,
+    "gateway": Bench.gateway,
     "ingest": Bench.ingest,
     "query": Bench.query,
     "cycle": Bench.cycle,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+from agentlightning.utils import extras
 
 
 def require_packages() -> None:
@@ -11,15 +11,4 @@ def require_packages() -> None:
     Raises:
         ImportError: It is not; the message says how to install it.
     """
-    for package in ("fastapi", "uvicorn"):
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise ImportError(
-                f"the REST API needs the package {package}: pip install 'agentlightning-grpc[rest]'"
-            ) from error
-
-
-def url_of(host: str, port: int) -> str:
-    """Returns the URL of what listens on a host and a port."""
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    extras.require_packages("the REST API", "rest", "fastapi", "uvicorn")

@@ -9,6 +9,8 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
+from agentlightning.utils.attempt_keys import attempt_key, is_run_key
+
 if TYPE_CHECKING:
     from agentlightning.types.core import AttemptedRollout
 
@@ -69,11 +71,15 @@ class ProxyLLM(LLM):
         return super().__getattribute__(name)
 
     def with_attempted_rollout(self, rollout: AttemptedRollout) -> LLM:
-        """Returns the same model as a plain `LLM` whose endpoint names the attempt of `rollout`."""
+        """Returns the same model as a plain `LLM` whose endpoint names the attempt of `rollout`.
+
+        Its key opens that attempt alone where this has the key of a run, as gateways give it out.
+        """
+        attempt = rollout.rollout_id, rollout.attempt.attempt_id
         return LLM(
-            endpoint=self.get_base_url(rollout.rollout_id, rollout.attempt.attempt_id),
+            endpoint=self.get_base_url(*attempt),
             model=self.model,
-            api_key=self.api_key,
+            api_key=attempt_key(self.api_key, *attempt) if is_run_key(self.api_key) else self.api_key,
             sampling_parameters=dict(self.sampling_parameters),
         )
 

@@ -12,25 +12,26 @@ from agentlightning import store
 
 EXPORTS = {
     "agentlightning": """APO Adapter AgentLightningClient AgentLightningServer AgentOpsTracer Algorithm
-        AlgorithmBundle Attempt AttemptFailure AttemptStatus AttemptedRollout AttributeValue Attributes Baseline
-        BlockingStore CancelAttempt ClaimedRollouts ClientServerExecutionStrategy CommandedWorker CustomResource
-        Dataset DevTaskLoader Drain DummyTracer EnqueueRolloutRequest Event ExecutionEvent ExecutionStrategy
-        FailureKind FastAlgorithm FilterField FilterOptions FunctionalAlgorithm FunctionalLitAgent GenericResponse
-        Hook InMemoryLightningStore LLM LateReport LegacyAgentRunner LightningEnvVar LightningStore
-        LightningStoreCapabilities LightningStoreClient LightningStoreServer LightningStoreStatistics
-        LightningStoreThreaded Link LitAgent LitAgentRunner LlmProxyTraceToTriplet MultiprocessingEvent
-        NamedResources OperationContext OtelResource OtelTraceAdapter OtelTracer PaginatedResult ParallelWorkerBase
-        PromptTemplate ProxyLLM Resource ResourceUnion ResourcesUpdate Rollout RolloutConfig RolloutLegacy
-        RolloutMode RolloutRawResult RolloutRawResultLegacy RolloutStatus Runner RunnerBundle
-        SharedMemoryExecutionStrategy SortOptions Span SpanAttributeNames SpanContext SpanCoreFields SpanLike
-        SpanNames SpanRecordingContext SqliteLightningStore StatusCode Task TaskIfAny TaskInput ThreadingEvent
-        TraceAdapter TraceState TraceStatus TraceToMessages TraceToTripletBase Tracer TracerTraceToTriplet Trainer
-        Triplet Worker WorkerCommand WorkerStatus algo build_component clear_active_tracer configure_logger
-        convert_timestamp current_worker_name emit_annotation emit_exception emit_message emit_object emit_reward
-        encode_object find_final_reward find_reward_spans get_active_tracer get_message_value get_object_value
-        get_reward_value get_rewards_from_span is_reward_span lightning_cli llm_rollout operation prompt_rollout
-        resolve_bool_env_var resolve_int_env_var resolve_str_env_var reward rollout set_active_tracer setup_logging
-        setup_module_logging""",
+        AlgorithmBundle Attempt AttemptFailure AttemptStatus AttemptedRollout AttributeValue Attributes
+        Baseline BlockingStore CancelAttempt ClaimedRollouts ClientServerExecutionStrategy CommandedWorker
+        CustomResource Dataset DevTaskLoader Drain DummyTracer EnqueueRolloutRequest Event ExecutionEvent
+        ExecutionStrategy FailureKind FastAlgorithm FilterField FilterOptions FunctionalAlgorithm
+        FunctionalLitAgent GenericResponse Hook InMemoryLightningStore LLM LLMProxy LateReport
+        LegacyAgentRunner LightningEnvVar LightningStore LightningStoreCapabilities LightningStoreClient
+        LightningStoreServer LightningStoreStatistics LightningStoreThreaded Link LitAgent LitAgentRunner
+        LlmProxyTraceToTriplet MultiprocessingEvent NamedResources OperationContext OtelResource
+        OtelTraceAdapter OtelTracer PaginatedResult ParallelWorkerBase PromptTemplate ProxyLLM Resource
+        ResourceUnion ResourcesUpdate Rollout RolloutConfig RolloutLegacy RolloutMode RolloutRawResult
+        RolloutRawResultLegacy RolloutStatus Runner RunnerBundle SharedMemoryExecutionStrategy SortOptions
+        Span SpanAttributeNames SpanContext SpanCoreFields SpanLike SpanNames SpanRecordingContext
+        SqliteLightningStore StatusCode Task TaskIfAny TaskInput ThreadingEvent TraceAdapter TraceState
+        TraceStatus TraceToMessages TraceToTripletBase Tracer TracerTraceToTriplet Trainer Triplet Worker
+        WorkerCommand WorkerStatus algo build_component clear_active_tracer configure_logger convert_timestamp
+        current_worker_name emit_annotation emit_exception emit_message emit_object emit_reward encode_object
+        find_final_reward find_reward_spans get_active_tracer get_message_value get_object_value
+        get_reward_value get_rewards_from_span is_reward_span lightning_cli llm_rollout operation
+        prompt_rollout resolve_bool_env_var resolve_int_env_var resolve_str_env_var reward rollout
+        set_active_tracer setup_logging setup_module_logging""",
     "agentlightning.adapter": """Adapter LlmProxyTraceToTriplet OtelTraceAdapter TraceAdapter TraceToMessages
         TraceToTripletBase TracerTraceToTriplet""",
     "agentlightning.adapter.base": "Adapter OtelTraceAdapter TraceAdapter TraceToTripletBase",
@@ -49,6 +50,7 @@ EXPORTS = {
         MultiprocessingEvent RunnerBundle SharedMemoryExecutionStrategy ThreadingEvent current_worker_name""",
     "agentlightning.instrumentation": "instrument_all uninstrument_all",
     "agentlightning.litagent": "FunctionalLitAgent LitAgent llm_rollout prompt_rollout rollout",
+    "agentlightning.llm_proxy": "Backend LLMProxy ModelConfig",
     "agentlightning.logging": "configure_logger setup setup_logging setup_module setup_module_logging",
     "agentlightning.reward": """emit_reward find_final_reward find_reward_spans get_reward_value
         get_rewards_from_span is_reward_span reward""",

@@ -49,6 +49,7 @@ PATHS = {
     "litagent": "LitAgent llm_rollout prompt_rollout rollout",
     "litagent.decorator": "FunctionalLitAgent llm_rollout prompt_rollout rollout",
     "litagent.litagent": "LitAgent is_v0_1_rollout_api",
+    "llm_proxy": "LLMProxy ModelConfig",
     "logging": "configure_logger setup setup_module",
     "reward": "emit_reward find_final_reward find_reward_spans get_reward_value is_reward_span reward",
     "runner": "LegacyAgentRunner LitAgentRunner Runner",

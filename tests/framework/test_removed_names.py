@@ -11,16 +11,18 @@ from typing import Any
 import pytest
 
 import agentlightning
-from agentlightning import InMemoryLightningStore, LightningStore, LightningStoreServer
+from agentlightning import InMemoryLightningStore, LightningStoreServer, LLMProxy
 from agentlightning.removed import REMOVED, describe_removed
 
 PACKAGE = Path(agentlightning.__file__).parent
 # Of the command line; tests/cli has them refused.
 WORDS = sorted(name for name in REMOVED if name.startswith("agl "))
 ARGUMENTS = sorted(name for name in REMOVED if "(" in name)
-NAMES = sorted(name for name in REMOVED if "(" not in name and name.rpartition(".")[2][0].isupper())
+FUNCTIONS = {name for name in REMOVED if name.startswith("agentlightning.llm_proxy.")}
+NAMES = sorted(FUNCTIONS | {name for name in REMOVED if "(" not in name and name.rpartition(".")[2][0].isupper()})
 MODULES = sorted(set(REMOVED) - set(ARGUMENTS) - set(NAMES) - set(WORDS))
-MAKERS: dict[str, Callable[..., LightningStore]] = {
+MAKERS: dict[str, Callable[..., Any]] = {
+    "LLMProxy": lambda **given: LLMProxy(**{name: [it] if name == "callbacks" else it for name, it in given.items()}),
     "InMemoryLightningStore": InMemoryLightningStore,
     "LightningStoreServer": lambda **given: LightningStoreServer(InMemoryLightningStore(), port=0, **given),
 }

@@ -6,6 +6,7 @@ import socket
 from typing import Any
 
 from agentlightning.rest.serving import RestServer
+from agentlightning.utils.http_serving import listen
 
 AIOHTTP_KEEPS = 15.0
 
@@ -15,8 +16,12 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 
 
 def test_an_answer_does_not_wait_for_the_acknowledgement_of_its_header() -> None:
-    listener = RestServer(app, port=0)._listen()  # noqa: SLF001  how an answer is sent shows in time only
-    with listener, socket.create_connection(listener.getsockname()), listener.accept()[0] as connection:
+    # How an answer is sent shows in time only.
+    with (
+        listen("127.0.0.1", 0) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as connection,
+    ):
         assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
