@@ -71,7 +71,7 @@ def interrupting_what_blocks(patience: float) -> Iterator[Callable[[Side], None]
         # The first interrupt may only ask the event loop to end, which it does not hear.
         while not through.wait(pause):
             blocked.append(side)
-            _thread.interrupt_main()
+            _interrupt_main_thread()
             pause = _INTERRUPT_SECONDS
 
     def begin(side: Side) -> None:
@@ -89,3 +89,11 @@ def interrupting_what_blocks(patience: float) -> Iterator[Callable[[Side], None]
         ) from blocked[0].error
     finally:
         through.set()
+
+
+def _interrupt_main_thread() -> None:
+    if hasattr(signal, "pthread_kill"):
+        # A signal of the system also ends calls that wait in it.
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    else:
+        _thread.interrupt_main()
