@@ -39,6 +39,6 @@ async def _leaving_nothing(main: Coroutine[Any, Any, None]) -> None:
                 logger.warning("%s ignores its cancellation and is left behind", task.get_name())
                 # asyncio.run would wait for it.
                 asyncio.tasks._unregister_task(task)  # noqa: SLF001 - documented, for extending asyncio
-        threads.shutdown(wait=False, cancel_futures=True)
+        threads.shutdown(wait=False)
         # asyncio.run would wait for the threads of the other one.
         loop.set_default_executor(ThreadPoolExecutor())
