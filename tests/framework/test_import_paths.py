@@ -69,7 +69,7 @@ PATHS = {
     "store.threading": "LightningStoreThreaded",
     "tracer": "AgentOpsTracer DummyTracer OtelTracer Tracer clear_active_tracer get_active_tracer set_active_tracer",
     "tracer.agentops": "AgentOpsTracer",
-    "tracer.base": "Tracer",
+    "tracer.base": "Tracer clear_active_tracer get_active_tracer set_active_tracer",
     "tracer.dummy": "DummyTracer",
     "tracer.otel": "OtelTracer",
     "trainer": "Trainer build_component",
