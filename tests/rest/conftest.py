@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import pytest_asyncio
+from connect_calls import Caller
 from rest_calls import Rest, Switchboard
 from stores import FakeClock, OpenStore, Variant
 
@@ -38,3 +40,22 @@ async def local_rest(quick_folder: Path, clock: FakeClock, switchboard: Switchbo
         face = StoreFace(opened.api)
         with switchboard.serving(face) as url:
             yield Rest(url, opened, face)
+
+
+@pytest_asyncio.fixture
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    """Sends what a test sends, and hangs up with it."""
+    async with httpx.AsyncClient(timeout=20) as opened:
+        yield opened
+
+
+@pytest.fixture
+def caller(rest: Rest, client: httpx.AsyncClient) -> Caller:
+    """Calls each kind of store."""
+    return Caller(rest.url, client)
+
+
+@pytest.fixture
+def local(local_rest: Rest, client: httpx.AsyncClient) -> Caller:
+    """Calls a store in memory: for what has nothing to do with the kind of store."""
+    return Caller(local_rest.url, client)

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
-import pytest_asyncio
 from calls import HERE, enqueue, finish, publish, queue, update
 from connect_calls import Answers, Caller, Fault, enveloped, fault_of, packed_details, refusal
 from rest_calls import Rest
@@ -24,24 +23,6 @@ from lightning_store import v1
 HELD = {"limit": 1, "wait": "60s", "workerId": "w"}
 SHUTTING_DOWN = Fault("unavailable", "SHUTTING_DOWN")
 LATE = Fault("deadline_exceeded", "DEADLINE_EXCEEDED")
-
-
-@pytest_asyncio.fixture
-async def client() -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(timeout=20) as opened:
-        yield opened
-
-
-@pytest.fixture
-def caller(rest: Rest, client: httpx.AsyncClient) -> Caller:
-    """Calls each kind of store."""
-    return Caller(rest.url, client)
-
-
-@pytest.fixture
-def local(local_rest: Rest, client: httpx.AsyncClient) -> Caller:
-    """Calls a store in memory: for what has nothing to do with the kind of store."""
-    return Caller(local_rest.url, client)
 
 
 async def test_rollouts_are_told_the_moment_they_finish(rest: Rest, caller: Caller) -> None:

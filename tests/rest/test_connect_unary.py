@@ -12,7 +12,6 @@ from typing import Any
 
 import httpx
 import pytest
-import pytest_asyncio
 from calls import HERE, enqueue, finish, get, publish
 from connect_calls import BY_RPC, JSON, PROTO, Caller, Fault, packed_details, refusal
 from google.protobuf.message import Message
@@ -31,24 +30,6 @@ UNARY = [method.rpc for method in METHODS if not method.streams]
 MALFORMED = Fault("invalid_argument", "MALFORMED_REQUEST")
 TOO_LARGE = Fault("resource_exhausted", "MESSAGE_TOO_LARGE")
 LARGEST = 2**63 - 1
-
-
-@pytest_asyncio.fixture
-async def client() -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(timeout=20) as opened:
-        yield opened
-
-
-@pytest.fixture
-def caller(rest: Rest, client: httpx.AsyncClient) -> Caller:
-    """Calls each kind of store."""
-    return Caller(rest.url, client)
-
-
-@pytest.fixture
-def local(local_rest: Rest, client: httpx.AsyncClient) -> Caller:
-    """Calls a store in memory: for what has nothing to do with the kind of store."""
-    return Caller(local_rest.url, client)
 
 
 def in_base64(value: Any) -> str:
