@@ -17,6 +17,7 @@ from stores import OpenStore
 from agentlightning.rest.app import create_app
 from agentlightning.rest.serving import RestServer
 from agentlightning.store.base import LightningStore
+from agentlightning.types import Span
 
 
 class Answer(NamedTuple):
@@ -44,6 +45,20 @@ def request(url: str, body: bytes | None = None, content_type: str = "applicatio
     except urllib.error.HTTPError as error:
         with error:
             return Answer(error.code, error.read(), dict(error.headers))
+
+
+def span(rollout: dict[str, Any], number: int, **changed: Any) -> dict[str, Any]:
+    """Returns a span of a rollout's attempt, as clients post it."""
+    made = Span.from_attributes(
+        attributes={"number": number},
+        rollout_id=rollout["rollout_id"],
+        attempt_id=rollout["attempt"]["attempt_id"],
+        sequence_id=number,
+        name=f"step {number}",
+        trace_id="ab" * 16,
+        span_id=f"{number:016x}",
+    )
+    return {**made.model_dump(mode="json"), **changed}
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from rest_calls import Answer, Rest, Switchboard, request
+from rest_calls import Answer, Rest, Switchboard, request, span
 from stores import OpenStore, Variant
 
 from agentlightning.store.engine.scope import SpanBound
@@ -18,19 +18,6 @@ from agentlightning.store.face import StoreFace
 from agentlightning.types import AttemptedRollout, ResourcesUpdate, Rollout, Span, Worker
 
 AGL = "/v1/agl"
-
-
-def span(rollout: dict[str, Any], number: int, **changed: Any) -> dict[str, Any]:
-    made = Span.from_attributes(
-        attributes={"number": number},
-        rollout_id=rollout["rollout_id"],
-        attempt_id=rollout["attempt"]["attempt_id"],
-        sequence_id=number,
-        name=f"step {number}",
-        trace_id="ab" * 16,
-        span_id=f"{number:016x}",
-    )
-    return {**made.model_dump(mode="json"), **changed}
 
 
 async def started(rest: Rest, **fields: Any) -> dict[str, Any]:

@@ -5,23 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from rest_calls import Rest, request
-
-from agentlightning.types import Span
+from rest_calls import Rest, request, span
 
 UNSET = {"_type": "UNSET"}
-
-
-def span(rollout: dict[str, Any], number: int) -> dict[str, Any]:
-    return Span.from_attributes(
-        attributes={},
-        rollout_id=rollout["rollout_id"],
-        attempt_id=rollout["attempt"]["attempt_id"],
-        sequence_id=number,
-        name=f"step {number}",
-        trace_id="ab" * 16,
-        span_id=f"{number:016x}",
-    ).model_dump(mode="json")
 
 
 async def test_a_rollout_goes_its_way_from_the_queue_to_its_end(rest: Rest) -> None:
