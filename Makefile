@@ -6,7 +6,7 @@ GEN_VENV = .venv-gen
 PYTEST = python -m pytest --numprocesses 3 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test faults check check-install gen gen-check contract-release bench test-compat test-integrations test-releases release-environments clean
+.PHONY: help quickstart test faults check check-install gen gen-check contract-release bench test-compat test-integrations test-http test-releases release-environments clean
 
 help: ## list the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,15 +69,24 @@ test-compat: .venv-oldest/.installed ## run the store's tests on the oldest grpc
 	@touch $@
 
 test-integrations: .venv-integrations/.installed ## run the tests of AgentOps and of every model library that is recorded
-	.venv-integrations/bin/$(PYTEST) tests/framework/test_agentops.py tests/framework/test_instrumentation.py
+	.venv-integrations/bin/$(PYTEST) tests/framework/test_agentops.py tests/framework/test_agentops_collector.py tests/framework/test_instrumentation.py
+
+.venv-http/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-http
+	.venv-http/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.venv-http/bin/python -m pip install --quiet --editable . --group test --group http
+	@touch $@
+
+test-http: .venv-http/.installed ## call the HTTP server with a Connect client of others, and fuzz what its OpenAPI says (Python 3.11)
+	.venv-http/bin/$(PYTEST) tests/rest/test_connect_client.py tests/rest/test_openapi.py
 
 # Old releases, each in an environment of its own: some 150 packages, installed once. Benchmarks use that of 0.3.0, too.
 .venv-release-0.2.2/.requirements: tests/releases/requirements-0.2.2.txt
 .bench-venv/.requirements: benchmarks/reference-requirements.txt
+# What is in a file decides, not its age: a new clone has new files.
 .venv-release-0.2.2/.requirements .bench-venv/.requirements:
-	$(PYTHON) -m venv --clear $(@D)
-	$(@D)/bin/python -m pip install --quiet --requirement $<
-	@cp $< $@
+	@if cmp -s $< $@; then touch $@; else $(PYTHON) -m venv --clear $(@D) && \
+	$(@D)/bin/python -m pip install --quiet --requirement $< && cp $< $@; fi
 
 release-environments: .venv-release-0.2.2/.requirements .bench-venv/.requirements
 
@@ -96,7 +105,7 @@ check-install: .venv-core/.installed ## count what the core brings with it, in a
 	.venv-core/bin/python tools/check_install.py
 
 clean: ## remove what the commands above have made
-	rm -rf $(VENV) .venv-gen .venv-oldest .venv-integrations .venv-release-0.2.2 .venv-core .bench-venv quickstart-results bench-results
+	rm -rf $(VENV) .venv-gen .venv-oldest .venv-integrations .venv-http .venv-release-0.2.2 .venv-core .bench-venv quickstart-results bench-results
 
 # The generator has an environment of its own: its age sets the oldest protobuf that its output runs on.
 $(GEN_VENV)/.installed: tools/gen-requirements.txt

@@ -1,7 +1,7 @@
 """What agent-lightning 0.2 and 0.3 have and this release leaves out on purpose, with what takes its place.
 
-A module of this table is a stub that refuses to be imported, a name is refused by the package that had it, and an
-argument by what takes it: each with the same words, which say what to use instead.
+A module of this table is a stub that refuses to be imported, a name is refused by the package that had it, an argument
+by what takes it, and a command or an option by `agl`: each with the same words, which say what to use instead.
 """
 
 from __future__ import annotations
@@ -79,6 +79,16 @@ REMOVED: Final[Mapping[str, Removed]] = {
         "OTLPSpanExporter of opentelemetry-exporter-otlp-proto-grpc with `store.otlp_traces_endpoint()`",
     ),
     "agentlightning.utils.server_launcher": _LAUNCHER,
+    "agl prometheus": Removed("stores keep no metrics of their own", "`agl stats --json`"),
+    "agl store --backend": Removed(
+        "a store is named by one URL", "`--store memory://`, which is the default, or `--store sqlite:///PATH`"
+    ),
+    "agl store --cors-origin": Removed("browsers do not speak gRPC", "a client outside of the browser"),
+    "agl store --mongo-uri": Removed("no store is kept in MongoDB", "`--store sqlite:///PATH`"),
+    "agl store --n-workers": Removed(
+        "one server process uses its store alone, and serves calls concurrently", "one server for each store"
+    ),
+    "agl store --tracker": Removed("stores keep no metrics of their own", "`agl stats --json`"),
     "InMemoryLightningStore(tracker=)": _METRICS,
     "LLMProxy(callbacks=)": _LITELLM,
     "LLMProxy(launcher_args=)": _LITELLM,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from agentlightning.algorithm.base import Algorithm
-from agentlightning.algorithm.utils import with_llm_proxy, with_store
+from agentlightning.algorithm.utils import expect_dataset, with_llm_proxy, with_store
 from agentlightning.store.errors import NotFound
 from agentlightning.types import Attempt, Dataset, Rollout, RolloutConfig, RolloutMode, Span
 
@@ -110,7 +110,7 @@ class Baseline(FastAlgorithm):
 
         Raises:
             ValueError: There is no sample.
-            TypeError: A sample is nothing that JSON can carry.
+            TypeError: A dataset is none, or a sample is nothing that JSON can carry.
             RuntimeError: No runner does anything any more.
         """
         samples = [
@@ -228,6 +228,7 @@ class Baseline(FastAlgorithm):
 
 def _samples(name: str, dataset: Dataset[Any] | None, mode: RolloutMode) -> Iterator[_Sample]:
     if dataset is not None:
+        expect_dataset(name, dataset)
         yield from (_Sample(name, dataset, index, mode) for index in range(len(dataset)))
 
 

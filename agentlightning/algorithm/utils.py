@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import random
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from agentlightning.algorithm.base import Algorithm
@@ -39,6 +39,19 @@ def batch_iter_over_dataset(dataset: Dataset[T], batch_size: int, *, seed: int |
     if len(dataset) == 0:
         raise ValueError("there are no batches of an empty dataset")
     return _batches(dataset, min(batch_size, len(dataset)), random.Random(seed))
+
+
+def expect_dataset(name: str, dataset: object) -> None:
+    """Checks that the samples of a dataset can be counted and had by their numbers.
+
+    Raises:
+        TypeError: They cannot, as those of a generator.
+    """
+    if isinstance(dataset, Mapping) or not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise TypeError(
+            f"{name} must be a list, or another dataset with __len__ and __getitem__, and not a "
+            f"{type(dataset).__name__}; list(...) makes a list of what can be iterated over"
+        )
 
 
 def with_store(

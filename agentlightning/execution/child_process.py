@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Final
 
+from agentlightning.execution.event_loop import run_to_the_end
 from agentlightning.execution.events import ExecutionEvent, ThreadingEvent
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def run_child(call: SideCall, orders: Connection, log_setup: LogSetup) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     orders.send(Started())
     try:
-        asyncio.run(_run(call, orders))
+        run_to_the_end(_run(call, orders))
     except asyncio.CancelledError:
         logger.info("stopped")
     except BaseException as error:
@@ -122,11 +123,13 @@ async def run_with_store(
 
 async def _run(call: SideCall, orders: Connection) -> None:
     event = ThreadingEvent()
+    aborted = threading.Event()
     loop = asyncio.get_running_loop()
     running = asyncio.ensure_future(call(event))
 
     def abort() -> None:
         event.set()
+        aborted.set()
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(running.cancel)
 
@@ -135,7 +138,12 @@ async def _run(call: SideCall, orders: Connection) -> None:
     threading.Thread(
         target=_follow_orders, args=(orders, event, abort, os.getppid()), name="agl-orders", daemon=True
     ).start()
-    await running
+    try:
+        await running
+    except asyncio.CancelledError:
+        if aborted.is_set():
+            raise
+        raise RuntimeError("something in the process cancelled it, such as an agent that cancels all tasks") from None
 
 
 def _follow_orders(orders: Connection, event: ThreadingEvent, abort: Callable[[], None], parent: int) -> None:

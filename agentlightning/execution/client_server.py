@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -17,12 +16,13 @@ from agentlightning.env_var import (
 )
 from agentlightning.execution.base import AlgorithmBundle, ExecutionStrategy, RunnerBundle
 from agentlightning.execution.child_process import run_with_store
+from agentlightning.execution.event_loop import run_to_the_end
 from agentlightning.execution.events import ExecutionEvent, ThreadingEvent
 from agentlightning.execution.identity import StoreIdentity, identity_of
 from agentlightning.execution.process_side import ProcessSide, StartMethod, check_sendable
 from agentlightning.execution.runner_pool import RunnerPool
-from agentlightning.execution.side import TaskSide, outcome_of, run_runner
-from agentlightning.execution.signals import ending_on_signals
+from agentlightning.execution.side import Side, TaskSide, outcome_of, run_runner
+from agentlightning.execution.signals import ending_on_signals, interrupting_what_blocks
 from agentlightning.execution.supervision import CANCEL_SECONDS, dismissing, run_algorithm
 from agentlightning.execution.worker_names import local_name, machine_wide_name
 
@@ -151,7 +151,8 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
 
         Raises:
             RuntimeError: No runner is left and at least one crashed or rollouts still wait for one, the script lacks
-                a main guard, or another server has the address of this one.
+                a main guard, another server has the address of this one, or an agent blocked the event loop of the
+                main thread when the algorithm had ended.
             TypeError: What is to run in other processes cannot be sent there.
             ValueError: Others could reach the server, and `insecure` is not set.
             OSError: The server cannot listen on its address.
@@ -170,13 +171,14 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
             max_restarts=0 if self.main_process == "runner" else self.max_restarts,
         )
         try:
-            with ending_on_signals():
+            patience = self.graceful_timeout + self.terminate_timeout + CANCEL_SECONDS
+            with ending_on_signals(), interrupting_what_blocks(patience) as watch:
                 if self.role == "algorithm":
-                    asyncio.run(self._run_algorithm(algorithm, pool, store))
+                    run_to_the_end(self._run_algorithm(algorithm, pool, store))
                 elif self.role == "runner":
-                    asyncio.run(self._run_runners(runner, pool, store))
+                    run_to_the_end(self._run_runners(runner, pool, store))
                 else:
-                    asyncio.run(self._run_both(algorithm, runner, pool, store))
+                    run_to_the_end(self._run_both(algorithm, runner, pool, store, watch))
         finally:
             pool.kill()
 
@@ -196,7 +198,12 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
                 raise RuntimeError(pool.describe_failures())
 
     async def _run_both(
-        self, algorithm: AlgorithmBundle, runner: RunnerBundle, pool: RunnerPool, store: LightningStore
+        self,
+        algorithm: AlgorithmBundle,
+        runner: RunnerBundle,
+        pool: RunnerPool,
+        store: LightningStore,
+        watch: Callable[[Side], None],
     ) -> None:
         async with self._served(store) as served:
             shared = served or store
@@ -208,6 +215,7 @@ class ClientServerExecutionStrategy(ExecutionStrategy):
                 call = partial(run_runner, runner, 0, local_name(0), shared)
                 pool.start(lambda number: TaskSide(f"runner {number}", call))
                 side = self._process("algorithm", algorithm, shared, identity)
+                watch(side)
                 working, tell = outcome_of(side, patience=CANCEL_SECONDS), partial(side.order, "finish")
             else:
                 pool.start(lambda number: self._runner_process(runner, number, local_name(number), shared, identity))

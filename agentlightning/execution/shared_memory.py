@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
@@ -10,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from agentlightning.env_var import LightningEnvVar, resolve_bool_env_var
 from agentlightning.execution.base import AlgorithmBundle, ExecutionStrategy, RunnerBundle
+from agentlightning.execution.event_loop import run_to_the_end
 from agentlightning.execution.events import ThreadingEvent
 from agentlightning.execution.runner_pool import RunnerPool
-from agentlightning.execution.side import TaskSide, ThreadSide, outcome_of, run_runner
-from agentlightning.execution.signals import ending_on_signals
+from agentlightning.execution.side import Side, TaskSide, ThreadSide, outcome_of, run_runner
+from agentlightning.execution.signals import ending_on_signals, interrupting_what_blocks
 from agentlightning.execution.supervision import CANCEL_SECONDS, dismissing, run_algorithm
 from agentlightning.execution.worker_names import local_name
 
@@ -30,7 +30,8 @@ class SharedMemoryExecutionStrategy(ExecutionStrategy):
 
     One of them has the main thread, the others have threads. Nothing is sent anywhere, so agents and algorithms may be
     anything, such as functions inside functions and cells of a notebook. They share Python's interpreter lock: for
-    agents that compute, and for agents that may bring their process down, take the client-server strategy.
+    agents that compute, and for agents that may bring their process down, take the client-server strategy. So do for
+    agents that may hang in a thread of `asyncio.to_thread`: the run ends without them, but Python's own end waits.
 
     A runner that crashes, which no error of an agent makes it do, is started again up to 2 times. When no runner is
     left and one crashed, the run ends with an error. So it does when all have left after their `max_rollouts`,
@@ -80,7 +81,8 @@ class SharedMemoryExecutionStrategy(ExecutionStrategy):
         """Runs both to their end; see the class.
 
         Raises:
-            RuntimeError: No runner is left and at least one crashed or rollouts still wait for one.
+            RuntimeError: No runner is left and at least one crashed or rollouts still wait for one, or an agent blocked
+                the event loop of the main thread when the algorithm had ended.
             KeyboardInterrupt: Ctrl+C was pressed. Rollouts at work have been reported as cancelled; pressed twice,
                 the threads have been left behind.
             SystemExit: The same with SIGTERM, where the program does not handle that itself.
@@ -88,13 +90,19 @@ class SharedMemoryExecutionStrategy(ExecutionStrategy):
         """
         pool = RunnerPool(self.n_runners, _MAX_RESTARTS)
         try:
-            with ending_on_signals():
-                asyncio.run(self._run(algorithm, runner, pool, store))
+            patience = self.graceful_delay + self.join_timeout + CANCEL_SECONDS
+            with ending_on_signals(), interrupting_what_blocks(patience) as watch:
+                run_to_the_end(self._run(algorithm, runner, pool, store, watch))
         finally:
             pool.kill()
 
     async def _run(
-        self, algorithm: AlgorithmBundle, runner: RunnerBundle, pool: RunnerPool, store: LightningStore
+        self,
+        algorithm: AlgorithmBundle,
+        runner: RunnerBundle,
+        pool: RunnerPool,
+        store: LightningStore,
+        watch: Callable[[Side], None],
     ) -> None:
         async with self._shareable(store) as shared:
             here = self.main_thread == "runner"
@@ -106,6 +114,7 @@ class SharedMemoryExecutionStrategy(ExecutionStrategy):
             tell: Callable[[], None]
             if here:
                 side = ThreadSide("algorithm", partial(algorithm, shared))
+                watch(side)
                 working, tell = outcome_of(side, patience=CANCEL_SECONDS), partial(side.order, "finish")
             else:
                 event = ThreadingEvent()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
+from agentlightning.execution.event_loop import run_to_the_end
 from agentlightning.execution.events import ExecutionEvent, ThreadingEvent
 from agentlightning.execution.worker_names import named_worker
 
@@ -127,7 +128,7 @@ class ThreadSide(Side):
 
     def _body(self) -> None:
         try:
-            asyncio.run(self._run())
+            run_to_the_end(self._run())
         except BaseException as error:  # noqa: BLE001 - whoever waits for the end learns of it
             self.error = error
         finally:

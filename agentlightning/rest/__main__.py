@@ -37,7 +37,7 @@ def main() -> int:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m agentlightning.rest",
-        description="Serve the REST APIs of older releases, and OTLP over HTTP, in front of a store server.",
+        description="Serve a store server over HTTP: its contract, the REST APIs of older releases, and OTLP.",
     )
     parser.add_argument("--store", required=True, metavar="HOST:PORT", help="address of the store server")
     parser.add_argument("--experiment", default=DEFAULT_EXPERIMENT, help="experiment to serve (default: %(default)s)")
@@ -48,6 +48,14 @@ def _parse() -> argparse.Namespace:
         type=float,
         default=300.0,
         help="time after which a task that nobody reported on is handed out again (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--cors-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="origin whose pages may call the server from a browser, such as http://localhost:3000, or * for any; "
+        "can be given several times (default: none)",
     )
     parser.add_argument(
         "--insecure",
@@ -68,7 +76,7 @@ async def _serve(options: argparse.Namespace) -> int:
     store = LightningStoreClient(
         options.store, retry_delays=_RETRY_DELAYS, request_timeout=_ANSWER_SECONDS, experiment=options.experiment
     )
-    app = create_app(store, task_timeout_seconds=options.task_timeout_seconds)
+    app = create_app(store, task_timeout_seconds=options.task_timeout_seconds, cors_origins=options.cors_origin)
     server = RestServer(app, options.host, options.port, insecure=options.insecure)
     await server.start()
     print(f"agentlightning rest listening on {server.url} store={options.store}", flush=True)

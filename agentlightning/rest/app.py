@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
+from agentlightning.rest.connect.routes import serve_contract
 from agentlightning.rest.errors import install_error_handlers
 from agentlightning.rest.legacy_routes import legacy_routes
 from agentlightning.rest.limits import BodyLimit
@@ -21,13 +24,16 @@ _SHORTEST_TIMEOUT: Final = 1.0
 _LONGEST_TIMEOUT: Final = 86_400.0
 
 
-def create_app(store: StoreFace, *, task_timeout_seconds: float = TASK_TIMEOUT_SECONDS) -> FastAPI:
+def create_app(
+    store: StoreFace, *, task_timeout_seconds: float = TASK_TIMEOUT_SECONDS, cors_origins: Sequence[str] = ()
+) -> FastAPI:
     """Makes the application. It holds nothing of its own: everything is in the store.
 
     Args:
         store: The store, in this process or a `LightningStoreClient`. It stays the caller's to close.
         task_timeout_seconds: Seconds until a task that was handed out and not reported on is handed out again; at
             most a day. Less than a second counts as one.
+        cors_origins: Origins, such as `http://localhost:3000`, whose pages may call it from a browser; `*` is any.
 
     Raises:
         ValueError: The time is not positive, or longer than a day.
@@ -38,7 +44,7 @@ def create_app(store: StoreFace, *, task_timeout_seconds: float = TASK_TIMEOUT_S
         )
     app = FastAPI(
         title="Agent Lightning",
-        description="A store over HTTP, for clients of older releases and for exporters of spans.",
+        description="A store over HTTP: its contract, the REST APIs of older releases, and OTLP.",
     )
     app.add_middleware(BodyLimit)
     install_error_handlers(app)
@@ -46,4 +52,7 @@ def create_app(store: StoreFace, *, task_timeout_seconds: float = TASK_TIMEOUT_S
     app.include_router(store_routes(store))
     app.include_router(store_routes_0_2(store))
     app.include_router(otlp_routes(store))
+    serve_contract(app, store)
+    if cors_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=cors_origins, allow_methods=["*"], allow_headers=["*"])
     return app

@@ -42,7 +42,7 @@ _STATUSES: Final = {
     DeadlineExceeded: 503,
 }
 # The reason says more than the code: an experiment may be created any moment, a large message stays large.
-_STATUSES_OF_REASONS: Final = {"EXPERIMENT_NOT_FOUND": 503, "MESSAGE_TOO_LARGE": 413}
+_STATUSES_OF_REASONS: Final = {"EXPERIMENT_NOT_FOUND": 503, "MESSAGE_TOO_LARGE": 413, "UNKNOWN_COMPRESSION": 415}
 _MOST_FAULTS: Final = 5
 _LONGEST_DETAIL: Final = 900
 

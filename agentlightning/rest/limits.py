@@ -7,7 +7,6 @@ from typing import Final
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from agentlightning.rest.errors import error_response
 from agentlightning.store.api import MAX_MESSAGE_BYTES
 
 MAX_BODY_BYTES: Final = MAX_MESSAGE_BYTES // 2
@@ -28,13 +27,13 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         announced = dict(scope["headers"]).get(b"content-length", b"")
-        if announced.isdigit() and int(announced) > MAX_BODY_BYTES:
-            await error_response(413, _TOO_LARGE)(scope, receive, send)
-            return
+        announces_too_much = announced.isdigit() and int(announced) > MAX_BODY_BYTES
         received = 0
 
         async def receive_within_limit() -> Message:
             nonlocal received
+            if announces_too_much:
+                raise HTTPException(413, _TOO_LARGE)
             message = await receive()
             received += len(message.get("body", b""))
             if received > MAX_BODY_BYTES:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
@@ -15,8 +14,8 @@ from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 
 from agentlightning.codec.payload import JSON
+from agentlightning.rest.compression import unpack
 from agentlightning.rest.errors import fault_of, sentence
-from agentlightning.rest.limits import MAX_BODY_BYTES
 from agentlightning.store.face import StoreFace
 from agentlightning.store.methods import EXPERIMENT_KEY
 from agentlightning.store.server.otlp import ingest
@@ -56,29 +55,14 @@ def otlp_routes(store: StoreFace) -> APIRouter:
 async def _export_in(request: Request, media_type: str) -> v1.AddSpansRequest:
     """Returns an export as the request that it has the bytes of. What takes long is done beside the event loop."""
     body = await request.body()
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding == "gzip":
-        body = await asyncio.to_thread(_unpacked, body)
-    elif encoding != "identity":
-        raise HTTPException(415, f"The body has the encoding {encoding}; this server reads gzip.")
+    encoding = request.headers.get("content-encoding", "")
+    if encoding:
+        body = await asyncio.to_thread(unpack, body, encoding)
     if media_type == PROTOBUF:
         return parse(v1.AddSpansRequest, body)
     if media_type == JSON:
         return await asyncio.to_thread(_from_json, body)
     raise HTTPException(415, f"The body must be {PROTOBUF} or {JSON}, not {media_type or 'of no type'}.")
-
-
-def _unpacked(body: bytes) -> bytes:
-    unpacking = zlib.decompressobj(zlib.MAX_WBITS | 16)  # 16 is for gzip
-    try:
-        data = unpacking.decompress(body, MAX_BODY_BYTES + 1)
-    except zlib.error as error:
-        raise HTTPException(400, f"The body is not gzip: {error}") from error
-    if len(data) > MAX_BODY_BYTES:
-        raise HTTPException(413, f"The body unpacks to more than {MAX_BODY_BYTES} bytes.")
-    if not unpacking.eof or unpacking.unused_data:
-        raise HTTPException(400, "The body is not one whole piece of gzip.")
-    return data
 
 
 def _from_json(body: bytes) -> v1.AddSpansRequest:

@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from fastapi import Request
+from starlette.types import Receive
 
 Item = TypeVar("Item")
 
@@ -20,7 +21,7 @@ async def while_present(request: Request, work: Coroutine[Any, Any, Item], other
         otherwise: What to return, to nobody, when it was given up.
     """
     working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_departure(request))
+    leaving = asyncio.ensure_future(departure(request.receive))
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         return working.result() if working.done() else otherwise
@@ -30,6 +31,7 @@ async def while_present(request: Request, work: Coroutine[Any, Any, Item], other
         await asyncio.wait({working, leaving})
 
 
-async def _departure(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
+async def departure(receive: Receive) -> None:
+    """Returns when the client of a request has gone, whose body has been read."""
+    while (await receive())["type"] != "http.disconnect":
         pass

@@ -86,6 +86,7 @@ class Runner(ParallelWorkerBase, Generic[T]):
 
         Raises:
             Exception: What the agent raised.
+            asyncio.CancelledError: The work was stopped, by the event or by the store.
         """
         raise NotImplementedError
 

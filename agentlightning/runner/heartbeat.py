@@ -61,14 +61,14 @@ class HeldAttempts:
         with self._lock:
             return list(self._stops)
 
-    def take_begun(self) -> list[AttemptKey]:
-        """Returns, once each, the attempts that are to be reported as running."""
+    def next_begun(self) -> AttemptKey | None:
+        """Returns an attempt that is to be reported as running, each once; None if there is none."""
         before = time.monotonic() - BEGUN_AFTER_SECONDS
         with self._lock:
-            begun = [key for key, since in self._unreported.items() if since <= before]
-            for key in begun:
+            key = next((key for key, since in self._unreported.items() if since <= before), None)
+            if key is not None:
                 del self._unreported[key]
-            return begun
+            return key
 
     def stop(self, key: AttemptKey, reason: str) -> None:
         """Has an attempt stopped, if it is held."""
@@ -131,7 +131,8 @@ class Heartbeat:
                 until = time.monotonic() + self._interval + random.uniform(-self._jitter, self._jitter)
                 while (left := until - time.monotonic()) > 0:
                     await asyncio.sleep(min(left, _TICK_SECONDS))
-                    for key in self._held.take_begun():
+                    # One by one: others may end meanwhile.
+                    while (key := self._held.next_begun()) is not None:
                         await self._report_begun(key)
 
     async def _beat(self) -> None:

@@ -27,6 +27,7 @@ from agentlightning.types import (
     Task,
     Triplet,
 )
+from agentlightning.utils.deprecation import warn_of_use
 from agentlightning.utils.threads import run_in_thread
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ _EVENT_POLL_SECONDS: Final = 0.1
 class LegacyAgentRunner(ParallelWorkerBase):
     """Polls a legacy server for tasks, runs an agent on them, and posts what became of each.
 
-    New code works with `LitAgentRunner` and a store. An agent that raises, resources that do not exist and results that
-    cannot be posted are reported as failures, so that a task never goes round for ever.
+    Deprecated: new code works with `LitAgentRunner` and a store. An agent that raises, resources that do not exist and
+    results that cannot be posted are reported as failures, so that a task never goes round for ever.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class LegacyAgentRunner(ParallelWorkerBase):
             worker_id: Number of this runner among others.
             max_tasks: How many tasks `iter` runs before it ends; None sets no limit.
         """
+        warn_of_use(f"{type(self).__name__} is deprecated; use LitAgentRunner with a store")
         super().__init__()
         self.agent = agent
         self.client = client

@@ -9,6 +9,7 @@ import uuid
 import warnings
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from agentlightning.codec.enums import ATTEMPT_STATUS, ROLLOUT_STATUS, WORKER_STATUS
@@ -75,8 +76,11 @@ if TYPE_CHECKING:
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 Item = TypeVar("Item")
+AskForPage = Callable[[v1.Page], Awaitable[tuple[list[Item], v1.PageInfo]]]
 
 _BATCH_BYTES = 4_000_000
+# Items that an iteration holds at a time; the server ends a page sooner when it grows too large.
+_ITER_PAGE = 500
 # A little less than the server allows leaves the end of the wait to this side.
 _LONGEST_POLL = LONGEST_POLL - 10.0
 # How long a store may be silent when the time of a wait is up.
@@ -261,17 +265,41 @@ class StoreFace(LightningStore):
         rollout_id_in = _renamed("rollout_ids", rollout_ids, "rollout_id_in", rollout_id_in)
         wanted = v1.RolloutFilter(
             status_in=_status_set(status_in),
-            rollout_id_in=None if rollout_id_in is None else v1.StringSet(values=_ids(rollout_id_in, "rollout_id_in")),
+            rollout_id_in=_id_set(rollout_id_in, "rollout_id_in"),
             rollout_id_contains=rollout_id_contains,
             logic=_logic(filter_logic),
         )
+        return await _collect(partial(self._rollout_page, wanted), MOST_ITEMS, sort_by, sort_order, limit, offset)
 
-        async def ask(page: v1.Page) -> tuple[list[Rollout], v1.PageInfo]:
-            request = v1.ListRolloutsRequest(filter=wanted, page=page)
-            response = await self._call(self._api.list_rollouts, request)
-            return [_decoded(rollout_from_message, rollout) for rollout in response.rollouts], response.page_info
+    def iter_rollouts(
+        self,
+        *,
+        status_in: Sequence[RolloutStatus] | None = None,
+        rollout_id_in: Sequence[str] | None = None,
+        rollout_id_contains: str | None = None,
+        mode_in: Sequence[RolloutMode] | None = None,
+        sort_by: str | None = None,
+        sort_order: Literal["asc", "desc"] = "asc",
+    ) -> AsyncGenerator[Rollout, None]:
+        """Yields the rollouts that match every condition, and holds one page of them at a time.
 
-        return await _collect(ask, MOST_ITEMS, sort_by, sort_order, limit, offset)
+        Close it (`contextlib.aclosing`) when you leave it early.
+
+        Args:
+            status_in: Statuses to match; `None` matches all, an empty list nothing.
+            rollout_id_in: Ids to match.
+            rollout_id_contains: Part of the id to match.
+            mode_in: Modes to match.
+            sort_by: As for `query_rollouts`; `None` is the order of creation.
+            sort_order: Rising or falling.
+        """
+        wanted = v1.RolloutFilter(
+            status_in=_status_set(status_in),
+            rollout_id_in=_id_set(rollout_id_in, "rollout_id_in"),
+            rollout_id_contains=rollout_id_contains,
+            mode_in=None if mode_in is None else v1.RolloutModeSet(values=[mode_to_message(mode) for mode in mode_in]),
+        )
+        return _items(partial(self._rollout_page, wanted), _first_page(sort_by, sort_order))
 
     async def query_attempts(
         self,
@@ -379,14 +407,23 @@ class StoreFace(LightningStore):
             logic=_logic(filter_logic),
         )
 
-        async def ask(page: v1.Page) -> tuple[list[Span], v1.PageInfo]:
-            request = v1.ListSpansRequest(rollout_id=rollout_id, attempt_id=attempt_id or "", filter=wanted, page=page)
-            response = await self._call(self._api.list_spans, request)
-            if response.evicted_spans:
-                raise RuntimeError(f"Spans for rollout {rollout_id} have been evicted")
-            return spans_from_messages(response.resource_spans), response.page_info
-
+        ask = partial(self._span_page, rollout_id, attempt_id or "", wanted)
         return await _collect(ask, MOST_SPANS, sort_by, sort_order, limit, offset)
+
+    def iter_spans(self, rollout_id: str, attempt_id: str | None = None) -> AsyncGenerator[Span, None]:
+        """Yields the spans of a rollout in their order, and holds one page of them at a time.
+
+        Close it (`contextlib.aclosing`) when you leave it early.
+
+        Args:
+            rollout_id: The rollout; an unknown one has no spans.
+            attempt_id: One attempt, `latest` for the last one, or `None` for all.
+
+        Raises:
+            RuntimeError: A memory store has dropped spans of it to keep its bound.
+        """
+        ask = partial(self._span_page, rollout_id, attempt_id or "", v1.SpanFilter())
+        return _items(ask, _first_page("sequence_id", "asc"))
 
     async def add_resources(self, resources: NamedResources) -> ResourcesUpdate:
         request = v1.AddResourcesRequest(resources_id=_new_id("rs", 6), resources=resources_to_messages(resources))
@@ -585,6 +622,20 @@ class StoreFace(LightningStore):
             await self._call(self._api.update_attempt, request)
             raise
 
+    async def _rollout_page(self, wanted: v1.RolloutFilter, page: v1.Page) -> tuple[list[Rollout], v1.PageInfo]:
+        request = v1.ListRolloutsRequest(filter=wanted, page=page)
+        response = await self._call(self._api.list_rollouts, request)
+        return [_decoded(rollout_from_message, rollout) for rollout in response.rollouts], response.page_info
+
+    async def _span_page(
+        self, rollout_id: str, attempt_id: str, wanted: v1.SpanFilter, page: v1.Page
+    ) -> tuple[list[Span], v1.PageInfo]:
+        request = v1.ListSpansRequest(rollout_id=rollout_id, attempt_id=attempt_id, filter=wanted, page=page)
+        response = await self._call(self._api.list_spans, request)
+        if response.evicted_spans:
+            raise RuntimeError(f"Spans for rollout {rollout_id} have been evicted")
+        return spans_from_messages(response.resource_spans), response.page_info
+
     def _finished(self, rollout_ids: Sequence[str], timeout: float | None) -> AsyncGenerator[v1.Rollout, None]:
         """Yields the rollouts as they finish, until none is left or the time is up."""
         end = math.inf if timeout is None else asyncio.get_running_loop().time() + max(0.0, timeout)
@@ -673,8 +724,26 @@ async def _merged(sources: Sequence[AsyncGenerator[Item, None]]) -> AsyncGenerat
             await source.aclose()
 
 
+def _first_page(sort_by: str | None, sort_order: str) -> v1.Page:
+    if sort_order not in ("asc", "desc"):
+        raise ValueError(f"sort_order must be asc or desc, not {sort_order!r}")
+    return v1.Page(order_by=sort_by or "", descending=sort_order == "desc")
+
+
+async def _items(ask: AskForPage[Item], page: v1.Page) -> AsyncGenerator[Item, None]:
+    """Yields the items of a page and of those that follow it, which are asked for one by one."""
+    page.page_size = _ITER_PAGE
+    while True:
+        found, info = await ask(page)
+        for item in found:
+            yield item
+        if not info.next_page_token:
+            return
+        page.page_token = info.next_page_token
+
+
 async def _collect(
-    ask: Callable[[v1.Page], Awaitable[tuple[list[Item], v1.PageInfo]]],
+    ask: AskForPage[Item],
     most: int,
     sort_by: str | None,
     sort_order: str,
@@ -682,17 +751,12 @@ async def _collect(
     offset: int,
 ) -> PaginatedResult[Item]:
     """Asks for as many pages as it takes; `most` is the most that one may have."""
-    if sort_order not in ("asc", "desc"):
-        raise ValueError(f"sort_order must be asc or desc, not {sort_order!r}")
     takes_all = limit < 0
     items: list[Item] = []
+    page = _first_page(sort_by, sort_order)
+    page.skip = offset
     # Whoever takes all from the start on sees how many there are.
-    page = v1.Page(
-        skip=offset,
-        order_by=sort_by or "",
-        descending=sort_order == "desc",
-        with_total_size=not takes_all or offset > 0,
-    )
+    page.with_total_size = not takes_all or offset > 0
     total: int | None = None
     while True:
         page.page_size = most if takes_all else max(1, min(limit - len(items), most))
@@ -760,6 +824,10 @@ def _status_set(statuses: Sequence[RolloutStatus] | None) -> v1.RolloutStatusSet
     if statuses is None:
         return None
     return v1.RolloutStatusSet(values=[ROLLOUT_STATUS.number(status) for status in statuses])
+
+
+def _id_set(ids: Sequence[str] | None, name: str) -> v1.StringSet | None:
+    return None if ids is None else v1.StringSet(values=_ids(ids, name))
 
 
 def _ids(ids: Sequence[str], name: str) -> Sequence[str]:

@@ -37,6 +37,11 @@ class Method:
     """True when the answer is a stream."""
 
     @property
+    def may_last(self) -> bool:
+        """True when a call may be held: a stream, or a wait for work."""
+        return self.streams or self.name == "dequeue_rollouts"
+
+    @property
     def path(self) -> str:
         """Its path on the wire."""
         return f"/{self.service}/{self.rpc}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 
 import grpc
@@ -10,7 +11,9 @@ from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from agentlightning.store.errors import BY_CODE, DOMAIN, StoreError
+from agentlightning.store.errors import BY_CODE, DOMAIN, Internal, StoreError
+
+logger = logging.getLogger(__name__)
 
 DETAILS_KEY = "grpc-status-details-bin"
 """Trailing metadata that holds the `google.rpc.Status`."""
@@ -18,6 +21,15 @@ DETAILS_KEY = "grpc-status-details-bin"
 # Errors travel as trailers, and gRPC drops a call whose trailers are above 8 KiB.
 _LONGEST_MESSAGE = 1024
 _LONGEST_DETAIL = 256
+
+
+def public_error(error: Exception) -> StoreError:
+    """Return what a caller is told. An error that the contract does not name is logged, and its details stay here."""
+    if isinstance(error, Internal) or not isinstance(error, StoreError):
+        logger.error("A call failed for a reason that is not the caller's.", exc_info=error)
+    if isinstance(error, StoreError):
+        return error
+    return Internal("The store failed; its log says how.", reason="INTERNAL")
 
 
 def status_code(error: StoreError) -> grpc.StatusCode:
@@ -30,8 +42,8 @@ def message(error: StoreError) -> str:
     return _cut(error.message, _LONGEST_MESSAGE)
 
 
-def encode(error: StoreError) -> bytes:
-    """Return the details that go with an error."""
+def to_status(error: StoreError) -> Status:
+    """Return an error with its details."""
     code: int = status_code(error).value[0]
     status = Status(code=code, message=message(error))
     metadata = {key: _cut(value, _LONGEST_DETAIL) for key, value in error.metadata.items()}
@@ -40,7 +52,12 @@ def encode(error: StoreError) -> bytes:
         delay = Duration()
         delay.FromNanoseconds(int(error.retry_after * 1e9))
         status.details.add().Pack(RetryInfo(retry_delay=delay))
-    data: bytes = status.SerializeToString()
+    return status
+
+
+def encode(error: StoreError) -> bytes:
+    """Return the details that go with an error."""
+    data: bytes = to_status(error).SerializeToString()
     return data
 
 

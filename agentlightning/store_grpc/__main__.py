@@ -8,6 +8,7 @@ import contextlib
 import gc
 import logging
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from agentlightning.store.engine.engine import Engine
@@ -21,13 +22,17 @@ if TYPE_CHECKING:
     from agentlightning.rest.serving import RestServer
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None, *, prog: str = "python -m agentlightning.store_grpc") -> int:
     """Serve until SIGTERM or SIGINT.
+
+    Args:
+        argv: The command line; that of this process if None.
+        prog: What calls the server, for messages about options.
 
     Returns:
         The exit code: 0 after a clean end, 1 when the server could not start. Wrong options exit with 2.
     """
-    options = command_line.parse()
+    options = command_line.parse(argv, prog=prog)
     logging.basicConfig(level=options.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         return asyncio.run(_serve(options))

@@ -6,22 +6,43 @@ import argparse
 import os
 from collections.abc import Sequence
 
+from agentlightning.removed import REMOVED, describe_removed
 from agentlightning.store.api import MAX_MESSAGE_BYTES
 
 ENV_PREFIX = "AGL_STORE_"
 """What the names of the environment variables begin with; the rest is the option's name in capitals."""
 
+_REMOVED_PREFIX = "agl store "
 _MOST_BYTES = (1 << 31) - 1  # gRPC counts the bytes of messages in 32 bits
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+class _Removed(argparse.Action):
+    """Refuses an option of an older release, with what to use instead."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        parser.error(describe_removed(f"{_REMOVED_PREFIX}{option_string}"))
+
+
+def parse(
+    arguments: Sequence[str] | None = None, *, prog: str = "python -m agentlightning.store_grpc"
+) -> argparse.Namespace:
     """Return the options of a command line, with the environment where an option is absent.
+
+    Args:
+        arguments: The command line; that of this process if None.
+        prog: What calls the server, for messages.
 
     Raises:
         SystemExit: With code 2, after a message that names the fault.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m agentlightning.store_grpc",
+        prog=prog,
         description="Serve a store over gRPC, with OTLP, health and reflection on the same port.",
         epilog=f"Every option has an environment variable, such as {ENV_PREFIX}PORT or {ENV_PREFIX}MAX_MESSAGE_BYTES.",
     )
@@ -59,6 +80,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         type=_log_level,
         help="what to log on stderr: DEBUG, INFO, WARNING or ERROR",
     )
+    for name in REMOVED:
+        if name.startswith(_REMOVED_PREFIX):
+            option = name.removeprefix(_REMOVED_PREFIX)
+            parser.add_argument(option, action=_Removed, nargs="*", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
 

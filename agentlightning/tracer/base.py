@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from agentlightning.tracer.active import clear_active_tracer as clear_active_tracer
+from agentlightning.tracer.active import get_active_tracer as get_active_tracer
+from agentlightning.tracer.active import set_active_tracer as set_active_tracer
 from agentlightning.tracer.recording import last_recording, remember
 from agentlightning.types import Attributes, ParallelWorkerBase, Span, SpanCoreFields, SpanRecordingContext, TraceStatus
 from agentlightning.utils.callables import is_coroutine_callable

@@ -73,14 +73,19 @@ async def _describe(store: LightningStore, adapter: Any | None, rollout: Rollout
         _counted(len(spans), "span"),
         "no reward" if reward is None else f"reward {reward:g}",
     ]
-    if rollout.status == "succeeded" and adapter is not None:
-        facts.append(_adapted(adapter, spans, remarks))
+    if rollout.status == "succeeded":
+        # Imported here because it takes a while, and runner processes have no use for it.
+        from agentlightning.adapter.diagnosis import diagnose
+
+        remarks.update(diagnose(spans))
+        if adapter is not None:
+            facts.append(_adapted(adapter, spans, remarks))
     facts.append(f"mode {rollout.mode}, input {_short(rollout.input)}")
     return ["  " + "  ".join(facts), *(f"    {_failure(each)}" for each in attempts if each.failure is not None)]
 
 
 def _adapted(adapter: Any, spans: Sequence[Span], remarks: Counter[str]) -> str:
-    """Returns what an algorithm would get, in a word or two, and remarks on why that is not more."""
+    """Returns what an algorithm would get, in a word or two."""
     try:
         with _quiet_adapters():
             items = adapter.adapt(spans) if spans else []
@@ -91,10 +96,6 @@ def _adapted(adapter: Any, spans: Sequence[Span], remarks: Counter[str]) -> str:
         return f"adapted to a {type(items).__name__}"
     if items and not isinstance(items[0], Triplet):
         return f"adapted to {_counted(len(items), type(items[0]).__name__)}"
-    # Imported here because it takes a while, and runner processes have no use for it.
-    from agentlightning.adapter.diagnosis import diagnose
-
-    remarks.update(diagnose(spans))
     return _counted(len(items), "triplet")
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
-import warnings
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
+
+from agentlightning.utils.deprecation import warn_of_use
 
 if TYPE_CHECKING:
     from pydantic._internal._model_construction import ModelMetaclass
@@ -25,8 +25,5 @@ class DeprecatedModel(ModelMetaclass):
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:  # noqa: N805  what a metaclass makes are classes
         """Warns the caller, and makes the model."""
-        frame = inspect.currentframe()
-        caller = frame.f_back.f_globals.get("__name__", "") if frame and frame.f_back else ""
-        if caller.partition(".")[0] != "agentlightning":
-            warnings.warn(cls.__deprecated__, DeprecationWarning, stacklevel=2)
+        warn_of_use(cls.__deprecated__)
         return super().__call__(*args, **kwargs)

@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from store_process import StoreProcess
 
 from agentlightning.codec.errors import CodecError
+from agentlightning.store import face
 from agentlightning.store.api import CallContext
 from agentlightning.store.base import LightningStore
 from agentlightning.store.client import LightningStoreClient
@@ -865,3 +866,43 @@ async def test_what_is_returned_is_a_copy(store: StoreFace) -> None:
     stored = await store.get_rollout_by_id(rollout.rollout_id)
     assert stored is not None
     assert stored.input == {"q": []}
+
+
+async def test_rollouts_are_walked_page_by_page(store: StoreFace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(face, "_ITER_PAGE", 2)
+    modes = ("train", "val", None, "train", "train")
+    ids = [(await store.enqueue_rollout(number, mode)).rollout_id for number, mode in enumerate(modes)]
+
+    async def walked(**settings: Any) -> list[str]:
+        return [rollout.rollout_id async for rollout in store.iter_rollouts(**settings)]
+
+    assert await walked() == ids
+    assert await walked(sort_order="desc") == ids[::-1]
+    assert await walked(mode_in=["train"]) == [ids[0], ids[3], ids[4]]
+    assert await walked(mode_in=["val", None]) == ids[1:3]
+    assert await walked(mode_in=["train"], rollout_id_in=ids[:2]) == ids[:1]
+    assert await walked(status_in=["queuing"], rollout_id_contains=ids[2][3:]) == [ids[2]]
+    assert await walked(status_in=[]) == []
+    with pytest.raises(ValueError, match="sort_order"):
+        await walked(sort_order="up")
+    # Whoever leaves early has left.
+    rollouts = store.iter_rollouts()
+    async with aclosing(rollouts):
+        assert (await anext(rollouts)).rollout_id == ids[0]
+
+
+async def test_spans_are_walked_page_by_page(store: StoreFace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(face, "_ITER_PAGE", 2)
+    first = await store.start_rollout("x")
+    second = await store.start_attempt(first.rollout_id)
+    for number, attempt in enumerate((first, first, second, first, second), 1):
+        place = {"rollout_id": attempt.rollout_id, "attempt_id": attempt.attempt.attempt_id, "sequence_id": number}
+        await store.add_span(Span.from_attributes(attributes={}, name=f"{number}", **place))
+
+    async def walked(*attempt: str) -> str:
+        return "".join([span.name async for span in store.iter_spans(first.rollout_id, *attempt)])
+
+    assert await walked() == "12345"
+    assert await walked("latest") == "35"
+    assert await walked(first.attempt.attempt_id) == "124"
+    assert [span async for span in store.iter_spans("ro-none")] == []

@@ -92,6 +92,18 @@ class SleepyAsync(LitAgent[Any]):
         return 1.0
 
 
+class CancelsAll(LitAgent[Any]):
+    """Cancels all that runs in its event loop, its runner too, on the first try only."""
+
+    async def rollout_async(self, task: Any, resources: Any, rollout: Any) -> float:
+        if not os.path.exists(task["mark"]):  # noqa: ASYNC240
+            _note(task, "begun")
+            for each in asyncio.all_tasks():
+                each.cancel()
+            await asyncio.sleep(60)
+        return 1.0
+
+
 class WhereAmI(LitAgent[Any]):
     """Rewards with the id of its process, whatever the task."""
 

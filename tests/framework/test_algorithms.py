@@ -386,6 +386,12 @@ async def test_the_baseline_refuses_to_run_nothing(datasets: Any) -> None:
         await baseline_on(InMemoryLightningStore()).run(*datasets)
 
 
+@pytest.mark.parametrize("dataset", [iter([1]), {1, 2}, {"train": [1]}, 5], ids=lambda it: type(it).__name__)
+async def test_the_baseline_names_a_dataset_that_is_none(dataset: Any) -> None:
+    with pytest.raises(TypeError, match=f"val_dataset must be a list.* and not a {type(dataset).__name__}; list"):
+        await baseline_on(InMemoryLightningStore()).run([1], dataset)
+
+
 async def test_the_baseline_names_the_sample_that_cannot_be_sent() -> None:
     store = InMemoryLightningStore()
     async with running(Scoring(), store):

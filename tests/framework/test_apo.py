@@ -327,6 +327,11 @@ async def test_there_must_be_one_prompt_to_start_from(
         await optimise(endpoint, resources=resources)
 
 
+async def test_a_dataset_that_is_none_is_named(endpoint: ScriptedModel) -> None:
+    with pytest.raises(TypeError, match=r"train_dataset must be a list.* and not a generator"):
+        await optimise(endpoint, train=(task for task in TRAIN))
+
+
 @pytest.mark.parametrize("missing", [{"train": None}, {"val": None}, {"train": []}, {"val": []}])
 async def test_both_datasets_are_needed(endpoint: ScriptedModel, missing: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"needs a train_dataset .* and a val_dataset"):

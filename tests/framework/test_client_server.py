@@ -396,6 +396,22 @@ def run_script(*arguments: str, script: str = "sample_script.py") -> subprocess.
     )
 
 
+def test_a_runner_that_its_agent_cancels_has_crashed_and_is_started_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    statuses: list[str] = []
+
+    @algo
+    async def algorithm(*, store: Any) -> None:
+        sample = {"mark": str(tmp_path / "mark")}
+        statuses.extend(done.status for done in await run_rollouts(store, [sample, sample]))
+
+    Trainer(algorithm=algorithm).fit(sample_agents.CancelsAll())
+    assert statuses == ["failed", "succeeded"]
+    assert "something in the process cancelled it" in caplog.text
+    assert "it is started again" in caplog.text
+
+
 @pytest.mark.parametrize("start_method", ["spawn", "forkserver"])
 def test_agents_of_the_main_script_work(start_method: str) -> None:
     process = run_script("train", "", "", start_method)

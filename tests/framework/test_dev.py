@@ -180,7 +180,9 @@ def test_an_adapter_of_another_kind_is_told_by_its_items(report: Any) -> None:
             raise LookupError("nothing in there")
 
     trainer_in_threads(adapter=Halves()).dev(Doing(), ["reward"])
-    assert "adapted to 2 strs" in report()
+    text = report()
+    assert "adapted to 2 strs" in text
+    assert "1 rollout: none of 1 spans is a model call" in text
     trainer_in_threads(adapter=Raising()).dev(Doing(), ["reward"])
     assert "1 rollout: Raising raised LookupError: nothing in there" in report()
     trainer_in_threads(adapter=TraceToMessages()).dev(Doing(), ["nothing"])

@@ -5,10 +5,11 @@ from __future__ import annotations
 import ast
 import importlib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from agentlightning import store
+from agentlightning import store, tracer
 
 EXPORTS = {
     "agentlightning": """APO Adapter AgentLightningClient AgentLightningServer AgentOpsTracer Algorithm
@@ -105,14 +106,15 @@ def test_every_name_that_a_module_exports_can_be_had(module: str) -> None:
         assert getattr(loaded, name) is not None
 
 
-def test_type_checkers_see_what_the_store_package_loads_when_it_is_used() -> None:
-    block = next(node for node in ast.parse(Path(store.__file__).read_text()).body if isinstance(node, ast.If))
+@pytest.mark.parametrize("package", [store, tracer])
+def test_type_checkers_see_what_a_package_loads_when_it_is_used(package: ModuleType) -> None:
+    block = next(node for node in ast.parse(Path(str(package.__file__)).read_text()).body if isinstance(node, ast.If))
     imports = [statement for statement in block.body if isinstance(statement, ast.ImportFrom)]
-    assert sorted(each.names[0].name for each in imports) == sorted(store.__all__)
+    assert sorted(each.names[0].name for each in imports) == sorted(package.__all__)
     for each in imports:
         (alias,) = each.names
         assert alias.asname == alias.name
-        assert getattr(store, alias.name) is getattr(importlib.import_module(str(each.module)), alias.name)
+        assert getattr(package, alias.name) is getattr(importlib.import_module(str(each.module)), alias.name)
 
 
 def test_the_table_is_in_order() -> None:

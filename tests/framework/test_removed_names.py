@@ -15,10 +15,12 @@ from agentlightning import InMemoryLightningStore, LightningStoreServer, LLMProx
 from agentlightning.removed import REMOVED, describe_removed
 
 PACKAGE = Path(agentlightning.__file__).parent
+# Of the command line; tests/cli has them refused.
+WORDS = sorted(name for name in REMOVED if name.startswith("agl "))
 ARGUMENTS = sorted(name for name in REMOVED if "(" in name)
 FUNCTIONS = {name for name in REMOVED if name.startswith("agentlightning.llm_proxy.")}
 NAMES = sorted(FUNCTIONS | {name for name in REMOVED if "(" not in name and name.rpartition(".")[2][0].isupper()})
-MODULES = sorted(set(REMOVED) - set(ARGUMENTS) - set(NAMES))
+MODULES = sorted(set(REMOVED) - set(ARGUMENTS) - set(NAMES) - set(WORDS))
 MAKERS: dict[str, Callable[..., Any]] = {
     "LLMProxy": lambda **given: LLMProxy(**{name: [it] if name == "callbacks" else it for name, it in given.items()}),
     "InMemoryLightningStore": InMemoryLightningStore,

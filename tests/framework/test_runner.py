@@ -420,6 +420,29 @@ async def test_an_attempt_without_spans_is_reported_as_running(store: LightningS
     assert attempt.late_report is None
 
 
+async def test_an_attempt_that_ends_while_another_is_reported_as_running_is_not() -> None:
+    reporting, ended, go_on = ThreadingEvent(), ThreadingEvent(), ThreadingEvent()
+
+    class Slow(InMemoryLightningStore):
+        async def update_attempt(self, rollout_id: str, attempt_id: Any, status: Any = None, **kwargs: Any) -> Any:
+            if status == "running" and not reporting.is_set():
+                reporting.set()
+                await until(ended.is_set)
+            return await super().update_attempt(rollout_id, attempt_id, status=status, **kwargs)
+
+    slow = await ready(Slow())
+    rollouts = [await slow.enqueue_rollout(number) for number in range(2)]
+    async with running(Sync(lambda *_: go_on.wait(10) and 1.0), slow, max_concurrency=2):
+        await until(reporting.is_set)
+        go_on.set()
+        (second,) = await finish(slow, rollouts[1])
+        ended.set()
+        (first,) = await finish(slow, rollouts[0])
+    assert (second.status, first.status) == ("succeeded", "succeeded")
+    (second,) = await slow.query_attempts(second.rollout_id)
+    assert second.late_report is None
+
+
 async def test_heartbeats_tell_about_the_machine(store: LightningStore) -> None:
     async with running(Sync(lambda *_: 1.0), store, heartbeat_interval=0.2):
         await asyncio.sleep(0.5)

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,61 @@ def test_a_runner_whose_agent_blocks_its_loop_is_left_behind(caplog: pytest.LogC
     assert time.monotonic() - began < 10
     agent.released.set()
     assert "does not end; its thread is left behind" in caplog.text
+
+
+class Clinging(Doing):
+    """Does not end when it is cancelled, or leaves behind what does not."""
+
+    async def rollout_async(self, task: Any, resources: Any, rollout: Any) -> Any:
+        self.begun.set()
+        if task == "thread":
+            await asyncio.to_thread(self.released.wait, 60)
+        if task == "blocked":
+            self.released.wait(60)
+        while not self.released.is_set():
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("task", ["task", "thread"])
+@pytest.mark.parametrize("n_runners", [1, 2])
+def test_a_run_ends_without_what_does_not(task: str, n_runners: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentlightning.runner.attempt.STOP_GRACE_SECONDS", 0.2)
+    monkeypatch.setattr("agentlightning.execution.event_loop.LEAVE_SECONDS", 0.2)
+    agent = Clinging()
+
+    @algo
+    async def algorithm(*, store: Any) -> None:
+        await enqueue(store, [task])
+        await until(agent.begun.is_set)
+
+    began = time.monotonic()
+    fit(agent, algorithm, n_runners=n_runners, graceful_delay=0.3, join_timeout=2.0)
+    assert time.monotonic() - began < 20
+    agent.released.set()
+
+
+@pytest.mark.parametrize("cause", [None, LookupError("lost the thread")])
+def test_an_agent_that_blocks_the_main_thread_is_interrupted(
+    cause: Exception | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentlightning.execution.shared_memory.CANCEL_SECONDS", 0.2)
+    monkeypatch.setattr("agentlightning.execution.signals._INTERRUPT_SECONDS", 0.2)
+    agent = Clinging()
+    store = InMemoryLightningStore()
+
+    @algo
+    async def algorithm(*, store: Any) -> None:
+        await enqueue(store, ["blocked"])
+        await until(agent.begun.is_set)
+        if cause is not None:
+            raise cause
+
+    with pytest.raises(RuntimeError, match="the agent still blocked the event loop of its runner") as caught:
+        fit(agent, algorithm, store=store, graceful_delay=0.1, join_timeout=0.1)
+    assert caught.value.__cause__ is cause
+    assert not agent.released.is_set()
+    assert asyncio.run(failures(store)) == ["cancelled"]
 
 
 def execute(algorithm: Side, runner: Side, store: LightningStore | None = None, **settings: Any) -> None:

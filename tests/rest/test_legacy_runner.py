@@ -39,7 +39,16 @@ class Exporter:
 
 def runner_of(agent: LitAgent[Any], client: AgentLightningClient, **settings: Any) -> LegacyAgentRunner:
     """A runner."""
-    return LegacyAgentRunner(agent, client, OtelTracer(), Exporter(), **settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return LegacyAgentRunner(agent, client, OtelTracer(), Exporter(), **settings)
+
+
+def test_it_names_its_successor_to_the_line_that_makes_it() -> None:
+    client = loader(1)
+    with pytest.warns(DeprecationWarning, match="use LitAgentRunner with a store") as said:
+        LegacyAgentRunner(DoublingAgent(), client, OtelTracer(), None)
+    assert [warning.filename for warning in said] == [__file__]
 
 
 class Returning(LitAgent[Any]):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import socket
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,15 +47,6 @@ async def test_the_rest_api_stands_alone_in_front_of_any_store(tmp_path: Path) -
         with running([*REST_COMMAND, "--store", address, "--port", "0"], log) as rest:
             url = said(rest, rf"agentlightning rest listening on (http://127\.0\.0\.1:\d+) store={address}")
             await served_task(address, url)
-
-
-@pytest.fixture
-def taken_port() -> Iterator[str]:
-    """A port that somebody else listens on."""
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        yield str(other.getsockname()[1])
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from agentlightning.algorithm.apo.placeholders import find_placeholders
 from agentlightning.algorithm.apo.search import Judged, Search, SearchSettings
 from agentlightning.algorithm.apo.trials import Trials
 from agentlightning.algorithm.base import Algorithm
+from agentlightning.algorithm.utils import expect_dataset
 from agentlightning.types import Dataset, NamedResources, PromptTemplate
 
 if TYPE_CHECKING:
@@ -127,10 +128,14 @@ class APO(Algorithm, Generic[T]):
             val_dataset: The tasks that prompts are compared and judged by.
 
         Raises:
+            TypeError: A dataset is none, such as a generator.
             ValueError: A dataset is missing or empty, or the initial resources do not hold exactly one prompt template.
             RuntimeError: No rollout reported a reward, or a round brought forth no new prompt because the language
                 models failed.
         """
+        if train_dataset is not None and val_dataset is not None:
+            expect_dataset("train_dataset", train_dataset)
+            expect_dataset("val_dataset", val_dataset)
         if train_dataset is None or val_dataset is None or not (len(train_dataset) and len(val_dataset)):
             raise ValueError("APO needs a train_dataset to criticise prompts by and a val_dataset to compare them by")
         resources = self.get_initial_resources() or {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -14,6 +15,8 @@ from agentlightning.store.engine.spans import MOST_SEQUENCE_ID
 from agentlightning.store.errors import InvalidArgument, NotFound
 from agentlightning.store.server.servicers import Context, abort, call_context, parse
 from lightning_store import v1
+
+logger = logging.getLogger(__name__)
 
 SERVICE: str = trace_service_pb2.DESCRIPTOR.services_by_name["TraceService"].full_name
 """Full name of the service."""
@@ -80,6 +83,8 @@ async def ingest(
     if faults:
         response.partial_success.rejected_spans = len(faults)
         response.partial_success.error_message = _summary(faults)
+        # Most exporters pass over what the answer says.
+        logger.warning("%d spans of an export are not stored: %s", len(faults), response.partial_success.error_message)
     return response
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any, NoReturn, TypeVar
@@ -14,11 +13,9 @@ from google.protobuf.message import DecodeError, Message
 
 from agentlightning.store import status
 from agentlightning.store.api import DEFAULT_EXPERIMENT, CallContext, StoreApi
-from agentlightning.store.errors import Internal, InvalidArgument, StoreError, Unavailable, Unimplemented
+from agentlightning.store.errors import InvalidArgument, Unavailable, Unimplemented
 from agentlightning.store.methods import EXPERIMENT_KEY, METHODS, SERVICES, Method
 from agentlightning.store.server.dismissal import Dismissal, UnaryMethod
-
-logger = logging.getLogger(__name__)
 
 StreamMethod = Callable[[CallContext, Any], AsyncGenerator[Any, None]]
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -104,15 +101,12 @@ def parse(kind: type[M], data: bytes) -> M:
 
 
 async def abort(context: Context, error: Exception) -> NoReturn:
-    """End a call with an error. What the contract does not name is logged, and its details stay here."""
-    if isinstance(error, Internal) or not isinstance(error, StoreError):
-        logger.error("A call failed for a reason that is not the caller's.", exc_info=error)
-    if not isinstance(error, StoreError):
-        error = Internal("The store failed; its log says how.", reason="INTERNAL")
+    """End a call with an error."""
+    told = status.public_error(error)
     await context.abort(
-        status.status_code(error),
-        status.message(error),
-        trailing_metadata=((status.DETAILS_KEY, status.encode(error)),),
+        status.status_code(told),
+        status.message(told),
+        trailing_metadata=((status.DETAILS_KEY, status.encode(told)),),
     )
     raise AssertionError("abort() raises")
 

@@ -1,0 +1,1 @@
+"""The contract over plain HTTP, by the Connect protocol (https://connectrpc.com/docs/protocol)."""
