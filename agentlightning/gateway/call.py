@@ -39,6 +39,8 @@ VERSION_HEADER: Final = "agentlightning-model-version"
 """In an answer: the version of the weights that made it, from backends that know better than the gateway."""
 
 _REFUSED: Final = (400, 422)
+# A process that is busy with hundreds of calls gets to a new connection late.
+_CONNECT_SECONDS: Final = 20.0
 _OF_CONNECTIONS: Final = frozenset(
     {
         *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer"),
@@ -219,7 +221,7 @@ class ModelCall:
             backend.url_of(api.path),
             content=json.dumps({**request, **changes}).encode() if changes else body,
             headers={**headers, **backend.authorization()},
-            timeout=httpx.Timeout(backend.timeout, connect=5.0, pool=None),
+            timeout=httpx.Timeout(backend.timeout, connect=_CONNECT_SECONDS, pool=None),
         )
         return await self._gateway.client.send(sent, stream=True)
 

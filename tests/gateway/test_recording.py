@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import httpx
+import pytest
 from gateways import ASKED, recorded, resource, serving
 from raw_http import post
 from scripted_backend import Exchange, ScriptedBackend, chat_answer, chat_chunk, sse
@@ -150,6 +151,7 @@ async def test_the_first_token_reaches_the_agent_while_the_backend_still_works_o
     assert len(await recorded(memory, rollout)) == 2
 
 
+@pytest.mark.timeout(300)
 async def test_500_streams_at_once_are_served_and_recorded(
     memory: InMemoryLightningStore, rollout: AttemptedRollout
 ) -> None:
