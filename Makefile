@@ -4,6 +4,9 @@ BIN = $(VENV)/bin
 GEN_VENV = .venv-gen
 # Tests of servers and processes spend half of their time waiting, so that three at once keep two CPUs busy.
 PYTEST = python -m pytest --numprocesses 3 --dist worksteal
+TYPESCRIPT = clients/typescript
+# Empty where there is no npm, so that everything else works without.
+NODE_MODULES := $(if $(shell command -v npm),$(TYPESCRIPT)/node_modules/.package-lock.json)
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test faults check check-install gen gen-check contract-release bench test-compat test-integrations test-http test-releases release-environments clean
@@ -113,11 +116,15 @@ $(GEN_VENV)/.installed: tools/gen-requirements.txt
 	$(GEN_VENV)/bin/python -m pip install --quiet --requirement tools/gen-requirements.txt
 	@touch $@
 
-gen: $(GEN_VENV)/.installed ## regenerate gen/python from proto/ (Python 3.13 or older)
-	$(GEN_VENV)/bin/python tools/generate.py gen/python
+$(TYPESCRIPT)/node_modules/.package-lock.json: $(TYPESCRIPT)/package-lock.json
+	npm ci --prefix $(TYPESCRIPT) --no-audit --no-fund --loglevel=error
+	@touch $@
 
-gen-check: $(GEN_VENV)/.installed
-	$(GEN_VENV)/bin/python tools/generate.py --check gen/python
+gen: $(GEN_VENV)/.installed $(NODE_MODULES) ## regenerate the code of the contract in every language (Python 3.13 or older)
+	$(GEN_VENV)/bin/python tools/generate.py
+
+gen-check: $(GEN_VENV)/.installed $(NODE_MODULES)
+	$(GEN_VENV)/bin/python tools/generate.py --check
 
 contract-release: $(VENV)/.check ## make today's contract the one that later changes must not break
 	$(BIN)/buf build --exclude-source-info --output proto/baseline.binpb

@@ -1,0 +1,132 @@
+import { AsyncLocalStorage } from "node:async_hooks";
+import { randomBytes } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
+
+import { fromBinary } from "@bufbuild/protobuf";
+import { ProtobufTraceSerializer } from "@opentelemetry/otlp-transformer";
+import type { ReadableSpan } from "@opentelemetry/sdk-trace-node";
+
+import { AddSpansRequestSchema } from "./gen/lightning_store/v1/span_service_pb.js";
+import type { AttemptKey } from "./held-attempts.js";
+import type { Store } from "./store.js";
+
+const MOST_IN_BATCH = 256;
+const LINGER_MS = 1_000;
+const MOST_BYTES = 4 << 20;
+
+/**
+ * The spans of one attempt, on their way to the store.
+ *
+ * They leave in the background, in batches of up to 256 spans and about 4 MB, at the latest a second after they ended.
+ */
+export class Recording {
+  /** What all root spans of the attempt share, in hex. */
+  readonly traceId = randomBytes(16).toString("hex");
+  readonly #key: AttemptKey;
+  readonly #store: Store;
+  #pending: ReadableSpan[] = [];
+  #sending: Promise<void> = Promise.resolve();
+  #scheduled: AbortController | undefined;
+  #error: unknown;
+  #closed = false;
+
+  constructor(key: AttemptKey, store: Store) {
+    this.#key = key;
+    this.#store = store;
+  }
+
+  /** Takes a span that has ended. One that comes after `close` is dropped: its attempt has been reported on. */
+  add(span: ReadableSpan): void {
+    if (this.#closed) {
+      return;
+    }
+    this.#pending.push(span);
+    if (this.#pending.length >= MOST_IN_BATCH) {
+      this.#send();
+    } else if (this.#scheduled === undefined) {
+      this.#sendSoon();
+    }
+  }
+
+  /**
+   * Returns once the store has acknowledged every span so far.
+   *
+   * @throws StoreError - It did not take some of them, now or earlier.
+   */
+  async flush(): Promise<void> {
+    this.#send();
+    await this.#sending;
+    if (this.#error !== undefined) {
+      throw this.#error;
+    }
+  }
+
+  /** Sends what there is, and takes no more. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    await this.flush();
+  }
+
+  #sendSoon(): void {
+    const scheduled = new AbortController();
+    this.#scheduled = scheduled;
+    sleep(LINGER_MS, undefined, { signal: scheduled.signal, ref: false }).then(
+      () => this.#send(),
+      () => undefined,
+    );
+  }
+
+  #send(): void {
+    this.#scheduled?.abort();
+    this.#scheduled = undefined;
+    const batch = this.#pending;
+    this.#pending = [];
+    if (batch.length > 0) {
+      // Outside of the attempt, so that an instrumented transport does not record how spans are sent as spans to send.
+      this.#sending = recordingNothing(() => this.#sending.then(() => this.#add(batch))).catch((error: unknown) => {
+        this.#error ??= error;
+      });
+    }
+  }
+
+  async #add(batch: readonly ReadableSpan[]): Promise<void> {
+    const bytes = ProtobufTraceSerializer.serializeRequest([...batch]);
+    if (bytes === undefined) {
+      throw new Error("the spans could not be serialised");
+    }
+    if (bytes.length > MOST_BYTES && batch.length > 1) {
+      const half = batch.length >> 1;
+      await this.#add(batch.slice(0, half));
+      await this.#add(batch.slice(half));
+      return;
+    }
+    // An export of OTLP has the bytes of this request; what is missing is where the spans belong.
+    const request = fromBinary(AddSpansRequestSchema, bytes);
+    for (const group of request.resourceSpans) {
+      for (const scoped of group.scopeSpans) {
+        for (const span of scoped.spans) {
+          span.rolloutId = this.#key.rolloutId;
+          span.attemptId = this.#key.attemptId;
+        }
+      }
+    }
+    await this.#store.spans.addSpans(request);
+  }
+}
+
+const storage = new AsyncLocalStorage<Recording>();
+
+/** Calls a function whose spans, and those of all that it starts, belong to a recording. */
+export function recordingTo<T>(recording: Recording, call: () => T): T {
+  return storage.run(recording, call);
+}
+
+/** Calls a function that belongs to no attempt, whoever calls. */
+export function recordingNothing<T>(call: () => T): T {
+  return storage.exit(call);
+}
+
+/** Returns the recording of the attempt that is running here, if any. */
+export function currentRecording(): Recording | undefined {
+  return storage.getStore();
+}
