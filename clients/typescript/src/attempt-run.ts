@@ -14,9 +14,6 @@ import type { Store } from "./store.js";
 import type { Agent, AgentResult } from "./task.js";
 import { agentTracer } from "./tracing.js";
 
-/** What an agent that is stopped gets to clean up. */
-export const STOP_GRACE_MS = 5_000;
-
 // Without this, an agent that kills its process before its first span would be handed out for ever: a lease that runs out
 // on an attempt that was never begun costs none. Short rollouts are spared the call.
 const BEGUN_AFTER_MS = 200;
@@ -37,17 +34,20 @@ export class AttemptRun {
   readonly #agent: Agent<never>;
   readonly #store: Store;
   readonly #resources: ResourcesCache;
+  readonly #stopGraceMs: number;
   readonly #logger: Logger;
   readonly #recording: Recording;
   readonly #stop = new AbortController();
   #failure: { kind: AttemptFailureKind; message: string } | undefined;
 
+  /** @param stopGraceMs - What an agent that is stopped gets to clean up. */
   constructor(
     rollout: Rollout,
     attempt: Attempt,
     agent: Agent<never>,
     store: Store,
     resources: ResourcesCache,
+    stopGraceMs: number,
     logger: Logger,
   ) {
     this.key = { rolloutId: attempt.rolloutId, attemptId: attempt.attemptId };
@@ -56,13 +56,14 @@ export class AttemptRun {
     this.#agent = agent;
     this.#store = store;
     this.#resources = resources;
+    this.#stopGraceMs = stopGraceMs;
     this.#logger = logger;
     this.#recording = new Recording(this.key, store);
   }
 
   /**
    * Has the agent stopped and the attempt reported as cancelled. May be called repeatedly. An agent that has not ended
-   * after `STOP_GRACE_MS` is left to itself.
+   * after `stopGraceMs` is left to itself.
    */
   stop(reason: string): void {
     this.#stop.abort(new Stopped(reason));
@@ -118,7 +119,7 @@ export class AttemptRun {
     if (!signal.aborted) {
       return working;
     }
-    const left = await Promise.race([settled, sleep(STOP_GRACE_MS, true, { ref: false })]);
+    const left = await Promise.race([settled, sleep(this.#stopGraceMs, true, { ref: false })]);
     if (left === true) {
       this.#logger.warn(`the agent goes on with ${this.#name} and is left to itself`);
     }

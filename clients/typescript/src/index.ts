@@ -1,4 +1,3 @@
-export { STOP_GRACE_MS } from "./attempt-run.js";
 export { emitMessage, emitObject, emitReward } from "./emitter.js";
 export { StoreError } from "./errors.js";
 export type { Logger } from "./logger.js";

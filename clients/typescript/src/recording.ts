@@ -13,6 +13,7 @@ import type { Store } from "./store.js";
 const MOST_IN_BATCH = 256;
 const LINGER_MS = 1_000;
 const MOST_BYTES = 4 << 20;
+const NO_BYTES = new Uint8Array();
 
 /**
  * The spans of one attempt, on their way to the store.
@@ -90,28 +91,35 @@ export class Recording {
   }
 
   async #add(batch: readonly ReadableSpan[]): Promise<void> {
-    const bytes = ProtobufTraceSerializer.serializeRequest([...batch]);
-    if (bytes === undefined) {
-      throw new Error("the spans could not be serialised");
-    }
-    if (bytes.length > MOST_BYTES && batch.length > 1) {
+    const parts = runsOfScope(batch).map((run) => ProtobufTraceSerializer.serializeRequest(run) ?? NO_BYTES);
+    if (batch.length > 1 && parts.reduce((bytes, part) => bytes + part.length, 0) > MOST_BYTES) {
       const half = batch.length >> 1;
       await this.#add(batch.slice(0, half));
       await this.#add(batch.slice(half));
       return;
     }
     // An export of OTLP has the bytes of this request; what is missing is where the spans belong.
-    const request = fromBinary(AddSpansRequestSchema, bytes);
-    for (const group of request.resourceSpans) {
-      for (const scoped of group.scopeSpans) {
-        for (const span of scoped.spans) {
-          span.rolloutId = this.#key.rolloutId;
-          span.attemptId = this.#key.attemptId;
-        }
-      }
+    const resourceSpans = parts.flatMap((part) => fromBinary(AddSpansRequestSchema, part).resourceSpans);
+    for (const span of resourceSpans.flatMap(({ scopeSpans }) => scopeSpans.flatMap(({ spans }) => spans))) {
+      span.rolloutId = this.#key.rolloutId;
+      span.attemptId = this.#key.attemptId;
     }
-    await this.#store.spans.addSpans(request);
+    await this.#store.spans.addSpans({ resourceSpans });
   }
+}
+
+/** Splits spans where the scope changes: the serialiser would put all of one scope together, and lose their order. */
+function runsOfScope(spans: readonly ReadableSpan[]): ReadableSpan[][] {
+  const runs: ReadableSpan[][] = [];
+  for (const span of spans) {
+    const last = runs.at(-1);
+    if (last?.[0]?.instrumentationScope === span.instrumentationScope) {
+      last.push(span);
+    } else {
+      runs.push([span]);
+    }
+  }
+  return runs;
 }
 
 const storage = new AsyncLocalStorage<Recording>();

@@ -1,3 +1,4 @@
+import { Console } from "node:console";
 import { randomBytes } from "node:crypto";
 import { hostname } from "node:os";
 
@@ -27,9 +28,11 @@ export interface RunnerOptions extends StoreOptions {
   readonly heartbeatMs?: number | undefined;
   /** What rollouts at work get to finish when the runner is told to stop; 10,000 ms unless given. */
   readonly graceMs?: number | undefined;
+  /** What an agent that is aborted gets to clean up before it is left to itself; 5,000 ms unless given. */
+  readonly stopGraceMs?: number | undefined;
   /** Whether SIGTERM and SIGINT stop the runner, and abort it when they come again; true unless given. */
   readonly handleSignals?: boolean | undefined;
-  /** Who hears what the runner has to say; the console unless given. */
+  /** Who hears what the runner has to say, such as `console`; standard error unless given. */
   readonly logger?: Logger | undefined;
 }
 
@@ -57,7 +60,7 @@ export class Runner {
 
   /** @throws RangeError - `concurrency` is out of range. */
   constructor(options: RunnerOptions) {
-    const { concurrency = 1, logger = console, workerId } = options;
+    const { concurrency = 1, logger = new Console(process.stderr), workerId } = options;
     if (!Number.isInteger(concurrency) || concurrency < 1 || concurrency > MOST_AT_ONCE) {
       throw new RangeError(`concurrency must be from 1 to ${MOST_AT_ONCE}, not ${concurrency}`);
     }
@@ -82,7 +85,7 @@ export class Runner {
       throw new Error("a runner runs once; make another");
     }
     this.#running = true;
-    const { pollMs = 5_000, heartbeatMs = 10_000, handleSignals = true } = this.#options;
+    const { pollMs = 5_000, heartbeatMs = 10_000, stopGraceMs = 5_000, handleSignals = true } = this.#options;
     const store = connect(this.#options);
     const resources = new ResourcesCache();
     const leaseMs = Math.min(Math.max(LEASE_INTERVALS * heartbeatMs, SHORTEST_LEASE_MS), LONGEST_LEASE_MS);
@@ -97,7 +100,8 @@ export class Runner {
     try {
       return await this.#work(
         claims,
-        ({ rollout, attempt }) => rollout && attempt && new AttemptRun(rollout, attempt, agent, store, resources, this.#logger),
+        ({ rollout, attempt }) =>
+          rollout && attempt && new AttemptRun(rollout, attempt, agent, store, resources, stopGraceMs, this.#logger),
       );
     } finally {
       signals.forEach((name) => process.off(name, onSignal));
