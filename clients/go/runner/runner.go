@@ -18,9 +18,10 @@ import (
 )
 
 const (
-	poll         = 5 * time.Second
-	pauseOnError = time.Second
-	lease        = 3 // heartbeats
+	poll           = 5 * time.Second
+	pauseOnError   = time.Second
+	leaseIntervals = 3
+	shortestLease  = 5 * time.Second
 )
 
 // Task is what an agent is given.
@@ -47,7 +48,7 @@ type Options struct {
 	Experiment string
 	// Concurrency is how many rollouts to run at once, 1 to 1,000.
 	Concurrency int
-	// Heartbeat is the time between two heartbeats; claims are leased for three of them. At least 2 s.
+	// Heartbeat is the time between two heartbeats; claims are leased for three of them, 5 s at least.
 	Heartbeat time.Duration
 }
 
@@ -71,7 +72,17 @@ type key struct{ rolloutID, attemptID string }
 // at work are stopped, and their attempts reported as cancelled; where the store said so, they finish. The error is that
 // of a store that refused work, or could not be reached for a minute.
 func Run(ctx context.Context, connection grpc.ClientConnInterface, options Options, agent Agent) error {
-	r := &runner{
+	r := newRunner(connection, options, agent)
+	taking, leave := context.WithCancel(ctx)
+	defer leave()
+	beating, end := context.WithCancel(context.Background())
+	defer end()
+	go r.beat(beating, leave)
+	return r.work(ctx, taking)
+}
+
+func newRunner(connection grpc.ClientConnInterface, options Options, agent Agent) *runner {
+	return &runner{
 		Options:   options,
 		agent:     agent,
 		rollouts:  store.NewRolloutServiceClient(connection),
@@ -82,12 +93,6 @@ func Run(ctx context.Context, connection grpc.ClientConnInterface, options Optio
 		known:     map[string]*store.Resources{},
 		held:      map[key]context.CancelFunc{},
 	}
-	taking, leave := context.WithCancel(ctx)
-	defer leave()
-	beating, end := context.WithCancel(context.Background())
-	defer end()
-	go r.beat(beating, leave)
-	return r.work(ctx, taking)
 }
 
 // work fills the free slots until `taking` is cancelled, and waits for what runs.
@@ -124,12 +129,16 @@ func (r *runner) work(ctx, taking context.Context) error {
 
 // claim waits for work for up to `poll`. Its claim id makes it safe to send again.
 func (r *runner) claim(ctx context.Context, limit int32) (claims []*store.Claim, err error) {
+	lease := leaseIntervals * r.Heartbeat
+	if lease < shortestLease {
+		lease = shortestLease
+	}
 	request := &store.DequeueRolloutsRequest{
 		Limit:         limit,
 		WorkerId:      r.WorkerID,
 		ClaimId:       newID(),
 		Wait:          durationpb.New(poll),
-		Lease:         durationpb.New(lease * r.Heartbeat),
+		Lease:         durationpb.New(lease),
 		WithResources: true,
 	}
 	for _, set := range r.known {
