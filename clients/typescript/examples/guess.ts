@@ -1,12 +1,22 @@
+import { setTimeout as sleep } from "node:timers/promises";
+
 import { Runner } from "agentlightning-grpc";
 
-// Earns more, the nearer the published prompt is to the input.
-const runner = new Runner({ address: process.argv[2] ?? "127.0.0.1:4747", concurrency: 4 });
+interface Question {
+  readonly target: number;
+  /** How long the agent is to think. */
+  readonly seconds: number;
+}
 
-await runner.run<number>(async ({ input, resources, tracer }) =>
-  tracer.startActiveSpan("guess", (span) => {
-    const guess = Number(resources.promptTemplate().format());
-    span.setAttribute("guess", guess).end();
-    return 1 / (1 + Math.abs(input - guess));
-  }),
-);
+const [address = "127.0.0.1:4747", workerId] = process.argv.slice(2);
+const runner = new Runner({ address, workerId, concurrency: 4, heartbeatMs: 1_000 });
+
+// Earns more, the nearer the published prompt is to the target.
+await runner.run<Question>(async ({ input, resources, signal, tracer }) => {
+  const guess = Number(resources.promptTemplate().format());
+  await tracer.startActiveSpan("think", { attributes: { guess } }, async (span) => {
+    await sleep(input.seconds * 1_000, undefined, { signal });
+    span.end();
+  });
+  return 1 / (1 + Math.abs(input.target - guess));
+});

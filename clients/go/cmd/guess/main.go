@@ -1,4 +1,4 @@
-// Command guess runs an agent that earns more, the nearer the published prompt is to its input.
+// Command guess runs an agent that earns more, the nearer the published prompt is to the target.
 package main
 
 import (
@@ -31,21 +31,26 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	options := runner.Options{WorkerID: *worker, Experiment: *experiment, Concurrency: *concurrency, Heartbeat: 2 * time.Second}
+	options := runner.Options{WorkerID: *worker, Experiment: *experiment, Concurrency: *concurrency, Heartbeat: time.Second}
 	if err := runner.Run(ctx, connection, options, guess); err != nil {
 		log.Fatal(err)
 	}
 }
 
-func guess(_ context.Context, task runner.Task) (float64, error) {
-	var target float64
-	if err := json.Unmarshal(task.Input, &target); err != nil {
+func guess(ctx context.Context, task runner.Task) (float64, error) {
+	var question struct{ Target, Seconds float64 }
+	if err := json.Unmarshal(task.Input, &question); err != nil {
 		return 0, err
+	}
+	select {
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	case <-time.After(time.Duration(question.Seconds * float64(time.Second))):
 	}
 	for _, named := range task.Resources {
 		if prompt := named.Resource.GetPromptTemplate(); prompt != nil {
 			number, err := strconv.ParseFloat(prompt.Template, 64)
-			return 1 / (1 + math.Abs(target-number)), err
+			return 1 / (1 + math.Abs(question.Target-number)), err
 		}
 	}
 	return 0, fmt.Errorf("there is no prompt: %w", runner.ErrMissingResource)
