@@ -1,7 +1,7 @@
 """Generate the code of the contract: `generate.py [--check] [LANGUAGE ...]`, all languages unless some are named.
 
-With `--check` nothing is written; the exit code is 1 when what is committed differs from what `proto/` gives. A language
-whose generators are not installed is left out, with a loud word about it.
+With `--check` nothing is written; the exit code is 1 when what is committed differs from what `proto/` gives. A
+language whose generators are not installed is left out, with a loud word about it.
 """
 
 from __future__ import annotations

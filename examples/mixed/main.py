@@ -93,10 +93,12 @@ class Team:
     async def replace(self, store: agl.LightningStore, language: str) -> None:
         """Kills the first runner of a language as soon as it holds a rollout, and starts the second."""
         name = f"{language}-1"
-        while (worker := await store.get_worker_by_id(name)) is None or worker.status != "busy":
+        busy: list[agl.Worker] = []
+        while name not in {worker.worker_id for worker in busy}:
             await asyncio.sleep(0.02)
+            busy = list(await store.query_workers(status_in=["busy"]))
         self.at_work.pop(name).kill()
-        print(f"killed {name}, which worked on {worker.current_rollout_id}", flush=True)
+        print(f"killed {name} at work", flush=True)
         await self.hire(store, f"{language}-2")
 
     async def send_home(self, store: agl.LightningStore, name: str) -> None:

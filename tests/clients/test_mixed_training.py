@@ -1,4 +1,4 @@
-"""Runners of several languages train side by side, each killed once: the results are complete and the work is shared."""
+"""Runners of several languages train side by side, each killed once: results are complete, and work is shared."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def test_each_rollout_is_finished_once_and_every_language_takes_its_share(
     script = ROOT / "examples/mixed/main.py"
     out = run([sys.executable, "-W", "error", str(script), "--kill", "--database", str(database), *languages], ROOT)
     for language in languages:
-        assert re.search(rf"^killed {language}-1, which worked on ro-", out, re.MULTILINE), out
+        assert re.search(rf"^killed {language}-1 at work$", out, re.MULTILINE), out
     assert f"round {ROUNDS}: best is 7, which earns 0.72" in out
 
     store = SqliteLightningStore(str(database))

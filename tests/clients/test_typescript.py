@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
 from commands import run
 from store_process import StoreProcess
+
+from agentlightning import LightningStoreClient, get_object_value
 
 
 @pytest.mark.timeout(300)
@@ -55,9 +58,13 @@ async def test_a_payload_comes_back_from_typescript_as_python_sent_it(typescript
         "rest": [None, True, False, {}, [], {"": [[]]}],
         "__proto__": {"__proto__": 2**60},
     }
-    async with client(server_address) as store:
+    experiment = uuid.uuid4().hex
+    store = LightningStoreClient(server_address, experiment=experiment)
+    try:
         await store.add_resources({})
         rollout = await store.enqueue_rollout(sent)
-        run(["node", typescript / "build/test/echo.js", server_address, store.experiment], typescript, timeout=60)
+        run(["node", typescript / "build/test/echo.js", server_address, experiment], typescript, timeout=60)
         spans = await store.query_spans(rollout.rollout_id)
+    finally:
+        await store.close()
     assert get_object_value(spans[-1]) == sent

@@ -42,7 +42,9 @@ def test_every_service_has_a_message_among_the_vectors() -> None:
         symbol_database.Default().GetSymbol(vector["message"]).DESCRIPTOR.file.name  # type: ignore[no-untyped-call]
         for vector in VECTORS.values()
     }
-    services = {f"lightning_store/v1/{noun}_service.proto" for noun in ("rollout", "attempt", "span", "resources", "worker")}
+    services = {
+        f"lightning_store/v1/{noun}_service.proto" for noun in ("rollout", "attempt", "span", "resources", "worker")
+    }
     assert services <= files
 
 
