@@ -79,16 +79,19 @@ class Team:
 
     async def hire(self, store: agl.LightningStore, name: str) -> None:
         """Starts a runner and returns when the store knows it."""
+        runner = self.at_work[name] = self._start(name)
+        while await store.get_worker_by_id(name) is None:
+            if runner.poll() is not None:
+                raise RuntimeError(f"{name} ended with exit code {runner.returncode}")
+            await asyncio.sleep(0.05)
+
+    def _start(self, name: str) -> subprocess.Popen[bytes]:
         language = name.partition("-")[0]
         arguments = ["-address", self.address, "-worker", name] if language == "go" else [self.address, name]
         runner = subprocess.Popen([*COMMANDS[language], *arguments])
         self._children.callback(runner.wait)
         self._children.callback(runner.kill)
-        self.at_work[name] = runner
-        while await store.get_worker_by_id(name) is None:
-            if runner.poll() is not None:
-                raise RuntimeError(f"{name} ended with exit code {runner.returncode}")
-            await asyncio.sleep(0.05)
+        return runner
 
     async def replace(self, store: agl.LightningStore, language: str) -> None:
         """Kills the first runner of a language as soon as it holds a rollout, and starts the second."""
