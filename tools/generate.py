@@ -22,7 +22,7 @@ from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = Path("lightning_store")
-ERROR_DETAILS = "google/rpc/error_details.proto"
+ERRORS = ("google/rpc/status.proto", "google/rpc/error_details.proto")
 NODE_PLUGIN = ROOT / "clients/typescript/node_modules/.bin/protoc-gen-es"
 GO_PLUGINS = {"protoc-gen-go": "v1.28.1", "protoc-gen-go-grpc": "1.0"}
 """Those of Debian 12, in whose name the generated code is committed."""
@@ -95,12 +95,12 @@ def index(image: FileDescriptorSet) -> str:
 
 
 def typescript(output: Path) -> None:
-    """Write the messages and services of every `.proto` file, and the details of errors."""
+    """Write the messages and services of every `.proto` file, and those of errors."""
     compile_protos(
         f"--plugin=protoc-gen-es={NODE_PLUGIN}",
         f"--es_out={output}",
         "--es_opt=target=ts,import_extension=js",
-        also=(ERROR_DETAILS,),
+        also=ERRORS,
     )
 
 

@@ -74,7 +74,8 @@ export class AttemptRun {
     const ended = new AbortController();
     const begun = this.#reportBegun(ended.signal);
     await this.#execute();
-    ended.abort();
+    ended.abort(); // from here on the spans, or the report of the end, say that it has begun
+    await this.#flush();
     await begun;
     await this.#report();
   }
@@ -99,6 +100,9 @@ export class AttemptRun {
     } catch (error) {
       this.#fail(error, blame);
     }
+  }
+
+  async #flush(): Promise<void> {
     try {
       await this.#recording.close();
     } catch (error) {

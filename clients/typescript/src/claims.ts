@@ -2,7 +2,7 @@ import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import { durationFromMs } from "@bufbuild/protobuf/wkt";
-import { Code } from "@connectrpc/connect";
+import { status as Code } from "@grpc/grpc-js";
 
 import { isMissingExperiment, StoreError } from "./errors.js";
 import type { Claim, DequeueRolloutsResponse } from "./gen/lightning_store/v1/rollout_service_pb.js";
@@ -17,11 +17,11 @@ export const STORE_PATIENCE_MS = 300_000;
 const SHORTEST_PAUSE_MS = 1_000;
 const LONGEST_PAUSE_MS = 15_000;
 const TRANSIENT = new Set([
-  Code.Unavailable,
-  Code.DeadlineExceeded,
-  Code.ResourceExhausted,
-  Code.Aborted,
-  Code.Internal,
+  Code.UNAVAILABLE,
+  Code.DEADLINE_EXCEEDED,
+  Code.RESOURCE_EXHAUSTED,
+  Code.ABORTED,
+  Code.INTERNAL,
 ]);
 
 /** What `take` gives. */

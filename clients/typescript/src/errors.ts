@@ -1,7 +1,9 @@
-import { durationMs } from "@bufbuild/protobuf/wkt";
-import { Code, ConnectError } from "@connectrpc/connect";
+import { fromBinary, type DescMessage, type MessageShape } from "@bufbuild/protobuf";
+import { anyUnpack, durationMs } from "@bufbuild/protobuf/wkt";
+import { status as Code, type Metadata, type ServiceError } from "@grpc/grpc-js";
 
-import { ErrorInfoSchema, RetryInfoSchema } from "./gen/google/rpc/error_details_pb.js";
+import { ErrorInfoSchema, RetryInfoSchema, type ErrorInfo, type RetryInfo } from "./gen/google/rpc/error_details_pb.js";
+import { StatusSchema } from "./gen/google/rpc/status_pb.js";
 
 /** What a call to the store failed with. */
 export class StoreError extends Error {
@@ -34,15 +36,8 @@ export function isMissingExperiment(error: unknown): boolean {
   return error instanceof StoreError && error.reason === "EXPERIMENT_NOT_FOUND";
 }
 
-// What the transport says of a connection that broke; the store itself never answers with these two.
-const BROKEN = new Set([Code.Canceled, Code.Aborted]);
-const LIBRARY_REASONS: ReadonlyMap<Code, string> = new Map([
-  [Code.DeadlineExceeded, "DEADLINE_EXCEEDED"],
-  [Code.ResourceExhausted, "MESSAGE_TOO_LARGE"],
-  [Code.Unauthenticated, "UNAUTHENTICATED"],
-  [Code.PermissionDenied, "PERMISSION_DENIED"],
-  [Code.Unimplemented, "UNIMPLEMENTED"],
-]);
+// What the library says of a connection that broke, or was closed by the server; the store itself says why.
+const BROKEN = new Set<Code | undefined>([Code.UNAVAILABLE, Code.CANCELLED]);
 
 /**
  * Turns what the transport throws into a StoreError.
@@ -54,24 +49,26 @@ export function storeError(error: unknown, where: string): StoreError {
   if (error instanceof StoreError) {
     return error;
   }
-  const failure = ConnectError.from(error, Code.Internal);
-  const info = failure.findDetails(ErrorInfoSchema)[0];
-  const delay = failure.findDetails(RetryInfoSchema)[0]?.retryDelay;
-  if (info !== undefined) {
-    return new StoreError(failure.rawMessage, failure.code, info.reason, {
-      metadata: info.metadata,
-      retryAfterMs: delay === undefined ? undefined : durationMs(delay),
-      cause: error,
-    });
+  const { code, details, metadata } = error as Partial<ServiceError>;
+  const [info, retry] = detailsOf(metadata);
+  if (info !== undefined && code !== undefined) {
+    const retryAfterMs = retry?.retryDelay && durationMs(retry.retryDelay);
+    return new StoreError(details ?? info.reason, code, info.reason, { metadata: info.metadata, retryAfterMs, cause: error });
   }
-  const reason = LIBRARY_REASONS.get(failure.code);
-  if (reason !== undefined) {
-    return new StoreError(`${where}: ${failure.rawMessage}`, failure.code, reason, { cause: error });
+  const message = `${where}: ${details ?? String(error)}`;
+  if (BROKEN.has(code)) {
+    const unreachable = `${where}: the store cannot be reached: ${details}`;
+    return new StoreError(unreachable, Code.UNAVAILABLE, "SERVER_UNREACHABLE", { cause: error });
   }
-  const unreachable = failure.code === Code.Unavailable || BROKEN.has(failure.code) || failure.cause instanceof Error;
-  return unreachable
-    ? new StoreError(`${where}: the store cannot be reached: ${failure.rawMessage}`, Code.Unavailable, "SERVER_UNREACHABLE", {
-        cause: error,
-      })
-    : new StoreError(`${where}: ${failure.rawMessage}`, failure.code, "INTERNAL", { cause: error });
+  // Not the store's word but that of the transport, which gives no details.
+  const reason = code === Code.RESOURCE_EXHAUSTED ? "MESSAGE_TOO_LARGE" : Code[code ?? Code.INTERNAL];
+  return new StoreError(message, code ?? Code.INTERNAL, reason, { cause: error });
+}
+
+function detailsOf(metadata: Metadata | undefined): [ErrorInfo | undefined, RetryInfo | undefined] {
+  const data = metadata?.get("grpc-status-details-bin")[0];
+  const details = data instanceof Buffer ? fromBinary(StatusSchema, data).details : [];
+  const find = <M extends DescMessage>(schema: M): MessageShape<M> | undefined =>
+    details.map((detail) => anyUnpack(detail, schema)).find((found) => found !== undefined);
+  return [find(ErrorInfoSchema), find(RetryInfoSchema)];
 }

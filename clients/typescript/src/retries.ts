@@ -1,5 +1,5 @@
 import { isMessage, type Message } from "@bufbuild/protobuf";
-import { Code } from "@connectrpc/connect";
+import { status as Code } from "@grpc/grpc-js";
 
 import type { StoreError } from "./errors.js";
 import { StartAttemptRequestSchema, UpdateAttemptRequestSchema } from "./gen/lightning_store/v1/attempt_service_pb.js";
@@ -53,7 +53,7 @@ export class Budgets {
 
   /** Returns the milliseconds to wait before the next try; undefined when the call has failed for good. */
   delayAfter(error: StoreError): number | undefined {
-    if (error.code === Code.DeadlineExceeded) {
+    if (error.code === Code.DEADLINE_EXCEEDED) {
       this.#late += 1;
       return this.#late <= this.#policy.lateAnswers ? 0 : undefined;
     }
@@ -74,10 +74,10 @@ export class Budgets {
   }
 
   #budgetFor(error: StoreError): number | undefined {
-    if (error.code === Code.Unavailable) {
+    if (error.code === Code.UNAVAILABLE) {
       return this.#wasConnected ? this.#policy.reconnectMs : this.#policy.connectMs;
     }
-    return error.code === Code.ResourceExhausted && error.retryAfterMs !== undefined ? this.#policy.overloadMs : undefined;
+    return error.code === Code.RESOURCE_EXHAUSTED && error.retryAfterMs !== undefined ? this.#policy.overloadMs : undefined;
   }
 }
 

@@ -1,5 +1,3 @@
-import { readFileSync } from "node:fs";
-import type { ClientHttp2Stream, Http2Session } from "node:http2";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import {
@@ -11,15 +9,7 @@ import {
   type MessageInitShape,
 } from "@bufbuild/protobuf";
 import { durationMs } from "@bufbuild/protobuf/wkt";
-import {
-  createClient,
-  type Client,
-  type ContextValues,
-  type StreamResponse,
-  type Transport,
-  type UnaryResponse,
-} from "@connectrpc/connect";
-import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
+import { createClient, type Client, type StreamResponse, type Transport, type UnaryResponse } from "@connectrpc/connect";
 
 import { parseAddress } from "./address.js";
 import { storeError } from "./errors.js";
@@ -30,6 +20,7 @@ import { SpanService } from "./gen/lightning_store/v1/span_service_pb.js";
 import { StoreService } from "./gen/lightning_store/v1/store_service_pb.js";
 import { WorkerService } from "./gen/lightning_store/v1/worker_service_pb.js";
 import { Budgets, DEFAULT_RETRIES, isRepeatable, type RetryPolicy } from "./retries.js";
+import { GrpcTransport, type HeadersInit, type TlsFiles } from "./transport.js";
 
 /** Where a store is, and who asks. */
 export interface StoreOptions {
@@ -39,8 +30,8 @@ export interface StoreOptions {
   readonly token?: string | undefined;
   /** The experiment; `default` unless given. */
   readonly experiment?: string | undefined;
-  /** Files in PEM of a TLS connection: the authority that signed the server's certificate, and a client's own. */
-  readonly tls?: { readonly ca?: string; readonly certificate?: string; readonly key?: string } | undefined;
+  /** For TLS where the system does not know the authority, or the server wants to see a certificate. */
+  readonly tls?: TlsFiles | undefined;
   /** Milliseconds to wait for each answer, on top of what a call itself asks to wait; 30,000 unless given. */
   readonly timeoutMs?: number | undefined;
   /** How long calls are sent again that can be. */
@@ -62,26 +53,18 @@ export interface Store {
   readonly store: Client<typeof StoreService>;
   /** Where the server is. */
   readonly url: URL;
-  /** Closes the connection once the calls that are under way have ended; a later one connects again. */
+  /** Closes the connection; make no calls after it. */
   close(): void;
 }
 
-type HeadersInit = Parameters<Transport["unary"]>[3];
-
-const KEEPALIVE = { pingIntervalMs: 30_000, pingTimeoutMs: 10_000, pingIdleConnection: true };
 const LONGEST_POLL_MS = 60_000;
 
 /** Returns the services of a store. Nothing is connected before the first call. */
 export function connect(options: StoreOptions): Store {
   const url = parseAddress(options.address);
-  const { ca, certificate, key } = options.tls ?? {};
-  const connection = new Connection(url, KEEPALIVE, {
-    ...(ca && { ca: readFileSync(ca) }),
-    ...(certificate && { cert: readFileSync(certificate) }),
-    ...(key && { key: readFileSync(key) }),
-  });
+  const channel = new GrpcTransport(url, options.tls ?? {});
   const transport = new PatientTransport(
-    createGrpcTransport({ baseUrl: url.origin, sessionManager: connection }),
+    channel,
     headersOf(options),
     options.timeoutMs ?? 30_000,
     { ...DEFAULT_RETRIES, ...options.retries },
@@ -95,7 +78,7 @@ export function connect(options: StoreOptions): Store {
     workers: createClient(WorkerService, transport),
     store: createClient(StoreService, transport),
     url,
-    close: () => connection.close(),
+    close: () => channel.close(),
   };
 }
 
@@ -110,22 +93,7 @@ function headersOf({ token, experiment }: StoreOptions): [string, string][] {
   return headers;
 }
 
-/** The library's own way to end a connection is abrupt, and a server notes that as an error. */
-class Connection extends Http2SessionManager {
-  #session: Http2Session | undefined;
-
-  override async request(...request: Parameters<Http2SessionManager["request"]>): Promise<ClientHttp2Stream> {
-    const stream = await super.request(...request);
-    this.#session = stream.session;
-    return stream;
-  }
-
-  close(): void {
-    this.#session?.close();
-  }
-}
-
-/** Sends calls again that can be, each try with a deadline of its own, which an interceptor could not do. */
+/** Sends calls again that can be, each try with a deadline of its own. */
 class PatientTransport implements Transport {
   #wasConnected = false;
 
@@ -143,7 +111,6 @@ class PatientTransport implements Transport {
     timeoutMs: number | undefined,
     header: HeadersInit,
     input: MessageInitShape<I>,
-    contextValues?: ContextValues,
   ): Promise<UnaryResponse<I, O>> {
     const request = create(method.input, input);
     let timeout = timeoutMs ?? this.timeoutMs;
@@ -153,7 +120,7 @@ class PatientTransport implements Transport {
     const budgets = new Budgets(this.retries, this.#wasConnected);
     for (;;) {
       try {
-        const answer = await this.inner.unary(method, signal, timeout, this.#with(header), request, contextValues);
+        const answer = await this.inner.unary(method, signal, timeout, this.#with(header), request);
         this.#wasConnected = true;
         return answer;
       } catch (failure) {
@@ -174,14 +141,13 @@ class PatientTransport implements Transport {
     timeoutMs: number | undefined,
     header: HeadersInit,
     input: AsyncIterable<MessageInitShape<I>>,
-    contextValues?: ContextValues,
   ): Promise<StreamResponse<I, O>> {
     const fail = (failure: unknown) => {
       signal?.throwIfAborted();
       throw storeError(failure, this.#where(method));
     };
     const response = await this.inner
-      .stream(method, signal, timeoutMs, this.#with(header), input, contextValues)
+      .stream(method, signal, timeoutMs, this.#with(header), input)
       .catch(fail);
     const messages = response.message;
     async function* translated() {

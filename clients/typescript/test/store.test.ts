@@ -6,7 +6,7 @@ import { after, before, test } from "node:test";
 
 import { create } from "@bufbuild/protobuf";
 import { durationFromMs } from "@bufbuild/protobuf/wkt";
-import { Code } from "@connectrpc/connect";
+import { status as Code } from "@grpc/grpc-js";
 
 import { parseAddress } from "../src/address.js";
 import { connect, StoreError, type Task } from "../src/index.js";
@@ -33,7 +33,7 @@ test("an error of the store names its reason, and what it is about", async () =>
   await algorithm.publish();
   await assert.rejects(algorithm.rollout("ro-unknown"), (error) => {
     assert.ok(error instanceof StoreError);
-    assert.equal(error.code, Code.NotFound);
+    assert.equal(error.code, Code.NOT_FOUND);
     assert.equal(error.reason, "ROLLOUT_NOT_FOUND");
     assert.equal(error.metadata["rollout_id"], "ro-unknown");
     assert.match(error.message, /ro-unknown/);
@@ -50,7 +50,7 @@ test("a call ends with its deadline, or with its signal", async () => {
   const algorithm = new Algorithm(server.address);
   await algorithm.publish();
   const late = algorithm.store.rollouts.waitForRollouts({ rolloutIds: await algorithm.enqueue([0]) }, { timeoutMs: 50 });
-  await assert.rejects(late[Symbol.asyncIterator]().next(), { reason: "DEADLINE_EXCEEDED", code: Code.DeadlineExceeded });
+  await assert.rejects(late[Symbol.asyncIterator]().next(), { reason: "DEADLINE_EXCEEDED", code: Code.DEADLINE_EXCEEDED });
   await algorithm.store.rollouts.dequeueRollouts({ limit: 1 });
   const leaving = new AbortController();
   const held = algorithm.store.rollouts.dequeueRollouts({ limit: 1, claimId: "c", wait: durationFromMs(60_000) }, leaving);
@@ -63,7 +63,7 @@ test("a server that is not there is told soon, and where it was looked for", asy
   const store = connect({ address: "127.0.0.1:1", retries: { connectMs: 150 } });
   await assert.rejects(store.store.getServerInfo({}), {
     reason: "SERVER_UNREACHABLE",
-    code: Code.Unavailable,
+    code: Code.UNAVAILABLE,
     message: /^GetServerInfo at 127\.0\.0\.1:1: the store cannot be reached: /,
   });
 });
