@@ -72,7 +72,7 @@ $(VENV)/.quickstart: examples/quickstart/requirements.txt examples/quickstart/re
 quickstart: $(VENV)/.quickstart ## set up and watch a real language model agent improve (under 5 minutes)
 	$(BIN)/python examples/quickstart/main.py
 
-bench: $(VENV)/.test ## measure against agentlightning 0.3.0 from PyPI, in one run
+bench: $(VENV)/.test clients ## measure against agentlightning 0.3.0 from PyPI, in one run
 	$(BIN)/python benchmarks/run.py
 
 # The oldest releases that pyproject.toml allows.

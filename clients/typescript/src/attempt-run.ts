@@ -71,10 +71,10 @@ export class AttemptRun {
 
   /** Runs and reports; never throws. */
   async run(): Promise<void> {
-    const ended = new AbortController();
-    const begun = this.#reportBegun(ended.signal);
+    let begun = Promise.resolve();
+    const timer = setTimeout(() => (begun = this.#reportBegun()), BEGUN_AFTER_MS);
     await this.#execute();
-    ended.abort(); // from here on the spans, or the report of the end, say that it has begun
+    clearTimeout(timer); // from here on the spans, or the report of the end, say that it has begun
     await this.#flush();
     await begun;
     await this.#report();
@@ -130,12 +130,7 @@ export class AttemptRun {
     throw signal.reason;
   }
 
-  async #reportBegun(ended: AbortSignal): Promise<void> {
-    try {
-      await sleep(BEGUN_AFTER_MS, undefined, { signal: ended });
-    } catch {
-      return;
-    }
+  async #reportBegun(): Promise<void> {
     try {
       await this.#store.attempts.updateAttempt({ ...this.key, status: AttemptStatus.RUNNING });
     } catch (error) {

@@ -1,6 +1,5 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import { randomBytes } from "node:crypto";
-import { setTimeout as sleep } from "node:timers/promises";
 
 import { fromBinary } from "@bufbuild/protobuf";
 import { ProtobufTraceSerializer } from "@opentelemetry/otlp-transformer";
@@ -13,6 +12,7 @@ import type { Store } from "./store.js";
 const MOST_IN_BATCH = 256;
 const LINGER_MS = 1_000;
 const MOST_BYTES = 4 << 20;
+const MOST_UNSENT = 100_000;
 const NO_BYTES = new Uint8Array();
 
 /**
@@ -27,8 +27,9 @@ export class Recording {
   readonly #store: Store;
   #pending: ReadableSpan[] = [];
   #sending: Promise<void> = Promise.resolve();
-  #scheduled: AbortController | undefined;
+  #timer: NodeJS.Timeout | undefined;
   #error: unknown;
+  #unsent = 0;
   #closed = false;
 
   constructor(key: AttemptKey, store: Store) {
@@ -41,20 +42,26 @@ export class Recording {
     if (this.#closed) {
       return;
     }
+    if (this.#unsent >= MOST_UNSENT) {
+      this.#error ??= new Error(`the store is more than ${MOST_UNSENT} spans behind the agent`);
+      return;
+    }
+    this.#unsent += 1;
     this.#pending.push(span);
     if (this.#pending.length >= MOST_IN_BATCH) {
       this.#send();
-    } else if (this.#scheduled === undefined) {
-      this.#sendSoon();
+    } else {
+      this.#timer ??= setTimeout(() => this.#send(), LINGER_MS).unref();
     }
   }
 
   /**
-   * Returns once the store has acknowledged every span so far.
+   * Takes no more, and returns once the store has acknowledged every span.
    *
    * @throws StoreError - It did not take some of them, now or earlier.
    */
-  async flush(): Promise<void> {
+  async close(): Promise<void> {
+    this.#closed = true;
     this.#send();
     await this.#sending;
     if (this.#error !== undefined) {
@@ -62,24 +69,9 @@ export class Recording {
     }
   }
 
-  /** Sends what there is, and takes no more. */
-  async close(): Promise<void> {
-    this.#closed = true;
-    await this.flush();
-  }
-
-  #sendSoon(): void {
-    const scheduled = new AbortController();
-    this.#scheduled = scheduled;
-    sleep(LINGER_MS, undefined, { signal: scheduled.signal, ref: false }).then(
-      () => this.#send(),
-      () => undefined,
-    );
-  }
-
   #send(): void {
-    this.#scheduled?.abort();
-    this.#scheduled = undefined;
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
     const batch = this.#pending;
     this.#pending = [];
     if (batch.length > 0) {
@@ -105,6 +97,7 @@ export class Recording {
       span.attemptId = this.#key.attemptId;
     }
     await this.#store.spans.addSpans({ resourceSpans });
+    this.#unsent -= batch.length;
   }
 }
 
