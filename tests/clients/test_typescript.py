@@ -68,3 +68,7 @@ async def test_a_payload_comes_back_from_typescript_as_python_sent_it(typescript
     finally:
         await store.close()
     assert get_object_value(spans[-1]) == sent
+
+
+def test_it_is_formatted(typescript: Path) -> None:
+    run(["npm", "run", "--silent", "format:check"], typescript)

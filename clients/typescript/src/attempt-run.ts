@@ -75,6 +75,12 @@ export class AttemptRun {
     const timer = setTimeout(() => (begun = this.#reportBegun()), BEGUN_AFTER_MS);
     await this.#execute();
     clearTimeout(timer); // from here on the spans, or the report of the end, say that it has begun
+    if (!(await this.#ends(this.#finish(begun)))) {
+      this.#logger.error(`the end of ${this.#name} could not be reported in time`);
+    }
+  }
+
+  async #finish(begun: Promise<void>): Promise<void> {
     await this.#flush();
     await begun;
     await this.#report();
@@ -86,7 +92,7 @@ export class AttemptRun {
     try {
       const task = {
         input: fromPayload(this.#rollout.input, "input") as never,
-        resources: await this.#resources.resourcesFor(this.#rollout, this.#attempt, this.#store),
+        resources: await this.#resources.resourcesFor(this.#rollout, this.#attempt, this.#store, this.#stop.signal),
         rollout: this.#rollout,
         attempt: this.#attempt,
         signal: this.#stop.signal,
@@ -114,20 +120,30 @@ export class AttemptRun {
     const { signal } = this.#stop;
     signal.throwIfAborted();
     const working = call();
-    const settled = working.then(
-      () => undefined,
-      () => undefined,
-    );
-    const told = new Promise<void>((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
-    await Promise.race([settled, told]);
+    const ended = await this.#ends(working);
     if (!signal.aborted) {
       return working;
     }
-    const left = await Promise.race([settled, sleep(this.#stopGraceMs, true, { ref: false })]);
-    if (left === true) {
+    if (!ended) {
       this.#logger.warn(`the agent goes on with ${this.#name} and is left to itself`);
     }
     throw signal.reason;
+  }
+
+  /** Waits until something has ended, for `stopGraceMs` at most once the attempt is to stop; tells whether it has. */
+  async #ends(work: Promise<unknown>): Promise<boolean> {
+    const { signal } = this.#stop;
+    const ended = work.then(
+      () => true,
+      () => true,
+    );
+    const told = new Promise<void>((resolve) => {
+      signal.addEventListener("abort", () => resolve(), { once: true });
+      if (signal.aborted) {
+        resolve();
+      }
+    });
+    return Promise.race([ended, told.then(() => sleep(this.#stopGraceMs, false, { ref: false }))]);
   }
 
   async #reportBegun(): Promise<void> {
@@ -158,7 +174,10 @@ export class AttemptRun {
     const [kind, message] =
       error instanceof Stopped
         ? [AttemptFailureKind.CANCELLED, error.message]
-        : [error instanceof MissingResourceError ? AttemptFailureKind.MISSING_RESOURCES : blame, `${prefix}${describe(error)}`];
+        : [
+            error instanceof MissingResourceError ? AttemptFailureKind.MISSING_RESOURCES : blame,
+            `${prefix}${describe(error)}`,
+          ];
     this.#failure = { kind, message: message.slice(0, MESSAGE_CHARACTERS).toWellFormed() };
     this.#logger.warn(`${this.#name} failed (${AttemptFailureKind[kind]}): ${message}`);
   }

@@ -118,7 +118,9 @@ export class Claims {
   }
 
   async #handBack(claims: readonly Claim[]): Promise<void> {
-    const attempts = claims.flatMap(({ attempt }) => (attempt ? [{ rolloutId: attempt.rolloutId, attemptId: attempt.attemptId }] : []));
+    const attempts = claims.flatMap(({ attempt }) =>
+      attempt ? [{ rolloutId: attempt.rolloutId, attemptId: attempt.attemptId }] : [],
+    );
     if (attempts.length === 0) {
       return;
     }

@@ -51,7 +51,10 @@ export function emitObject(object: unknown): void {
   });
 }
 
-function dimensions(reward: number | Readonly<Record<string, number>>, primary: string | undefined): [string, number][] {
+function dimensions(
+  reward: number | Readonly<Record<string, number>>,
+  primary: string | undefined,
+): [string, number][] {
   if (typeof reward === "number") {
     return [[PRIMARY, reward]];
   }

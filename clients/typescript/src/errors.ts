@@ -53,7 +53,11 @@ export function storeError(error: unknown, where: string): StoreError {
   const [info, retry] = detailsOf(metadata);
   if (info !== undefined && code !== undefined) {
     const retryAfterMs = retry?.retryDelay && durationMs(retry.retryDelay);
-    return new StoreError(details ?? info.reason, code, info.reason, { metadata: info.metadata, retryAfterMs, cause: error });
+    return new StoreError(details ?? info.reason, code, info.reason, {
+      metadata: info.metadata,
+      retryAfterMs,
+      cause: error,
+    });
   }
   const message = `${where}: ${details ?? String(error)}`;
   if (BROKEN.has(code)) {

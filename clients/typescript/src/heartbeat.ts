@@ -26,7 +26,11 @@ export async function beat(
 ): Promise<void> {
   while (!signal.aborted) {
     try {
-      const request = { workerId, heldAttempts: held.keys(), heartbeatStats: toPayload(stats(held), "heartbeat_stats") };
+      const request = {
+        workerId,
+        heldAttempts: held.keys(),
+        heartbeatStats: toPayload(stats(held), "heartbeat_stats"),
+      };
       // A late answer tells nothing that the next one does not.
       const { commands } = await store.workers.updateWorker(request, { signal, timeoutMs: intervalMs });
       commands.forEach(({ command }) => onCommand(command));
@@ -36,7 +40,7 @@ export async function beat(
         logger.warn(`heartbeat of ${workerId} failed: ${String(error)}`);
       }
     }
-    await sleep(aboutAsLong(intervalMs), undefined, { signal, ref: false }).catch(() => undefined);
+    await sleep(aboutAsLong(intervalMs), undefined, { signal }).catch(() => undefined);
   }
 }
 

@@ -32,7 +32,9 @@ export function fromPayload(payload: Payload | undefined, path: string): Json {
     return null;
   }
   if (payload.contentType !== JSON_TYPE) {
-    throw new PayloadError(`${path} has the content type "${payload.contentType}"; this client reads ${JSON_TYPE} only`);
+    throw new PayloadError(
+      `${path} has the content type "${payload.contentType}"; this client reads ${JSON_TYPE} only`,
+    );
   }
   try {
     return parseJson(decoder.decode(payload.data));

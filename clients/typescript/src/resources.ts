@@ -111,24 +111,24 @@ export class ResourcesCache {
   }
 
   /**
-   * Returns the resources of an attempt.
+   * Returns the resources of an attempt; the signal ends the wait for them.
    *
    * @throws MissingResourceError - The store does not have them.
    * @throws StoreError - The store could not be asked.
    */
-  async resourcesFor(rollout: Rollout, attempt: Attempt, store: Store): Promise<NamedResources> {
-    const set =
-      rollout.resourcesId === undefined
-        ? await store.resources.getLatestResources({}).then(({ resources }) => resources, absent)
-        : (this.#sets.get(rollout.resourcesId) ??
-          (await store.resources
-            .getResources({ resourcesId: rollout.resourcesId })
-            .then(({ resources }) => resources, absent)));
+  async resourcesFor(rollout: Rollout, attempt: Attempt, store: Store, signal: AbortSignal): Promise<NamedResources> {
+    const { resourcesId } = rollout;
+    const known = resourcesId === undefined ? undefined : this.#sets.get(resourcesId);
+    const asked = () =>
+      resourcesId === undefined
+        ? store.resources.getLatestResources({}, { signal })
+        : store.resources.getResources({ resourcesId }, { signal });
+    const set = known ?? (await asked().then(({ resources }) => resources, absent));
     if (set === undefined) {
       throw new MissingResourceError(
-        rollout.resourcesId === undefined
+        resourcesId === undefined
           ? "the store holds no resources: publish some before rollouts run; an empty set will do for an agent that needs none"
-          : `the store has no resources ${rollout.resourcesId}`,
+          : `the store has no resources ${resourcesId}`,
       );
     }
     return new NamedResources(set.resources.map((named) => [named.name, read(named, attempt)]));
@@ -186,7 +186,9 @@ function format(template: string, engine: string, values: Readonly<Record<string
       return place.charAt(0);
     }
     if (name === undefined || !Object.hasOwn(values, name)) {
-      throw new TypeError(`the template has ${JSON.stringify(place)}, and there are values for: ${Object.keys(values).join(", ")}`);
+      throw new TypeError(
+        `the template has ${JSON.stringify(place)}, and there are values for: ${Object.keys(values).join(", ")}`,
+      );
     }
     return String(values[name]);
   });

@@ -3,7 +3,10 @@ import { status as Code } from "@grpc/grpc-js";
 
 import type { StoreError } from "./errors.js";
 import { StartAttemptRequestSchema, UpdateAttemptRequestSchema } from "./gen/lightning_store/v1/attempt_service_pb.js";
-import { AddResourcesRequestSchema, UpdateResourcesRequestSchema } from "./gen/lightning_store/v1/resources_service_pb.js";
+import {
+  AddResourcesRequestSchema,
+  UpdateResourcesRequestSchema,
+} from "./gen/lightning_store/v1/resources_service_pb.js";
 import { RolloutStatus } from "./gen/lightning_store/v1/rollout_pb.js";
 import {
   DeleteRolloutsRequestSchema,
@@ -77,7 +80,9 @@ export class Budgets {
     if (error.code === Code.UNAVAILABLE) {
       return this.#wasConnected ? this.#policy.reconnectMs : this.#policy.connectMs;
     }
-    return error.code === Code.RESOURCE_EXHAUSTED && error.retryAfterMs !== undefined ? this.#policy.overloadMs : undefined;
+    return error.code === Code.RESOURCE_EXHAUSTED && error.retryAfterMs !== undefined
+      ? this.#policy.overloadMs
+      : undefined;
   }
 }
 

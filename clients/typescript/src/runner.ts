@@ -115,7 +115,7 @@ export class Runner {
   /** Takes nothing more, hands back what is not begun, lets the rest finish for `graceMs`, and aborts what is left. */
   stop(reason = "the runner was stopped"): void {
     this.#leave(reason);
-    this.#grace ??= setTimeout(() => this.abort(reason), this.#options.graceMs ?? 10_000);
+    this.#grace ??= setTimeout(() => this.abort(reason), this.#options.graceMs ?? 10_000).unref();
   }
 
   /** Takes nothing more, and has the agents at work stopped and their attempts reported as cancelled. */

@@ -9,7 +9,13 @@ import {
   type MessageInitShape,
 } from "@bufbuild/protobuf";
 import { durationMs } from "@bufbuild/protobuf/wkt";
-import { createClient, type Client, type StreamResponse, type Transport, type UnaryResponse } from "@connectrpc/connect";
+import {
+  createClient,
+  type Client,
+  type StreamResponse,
+  type Transport,
+  type UnaryResponse,
+} from "@connectrpc/connect";
 
 import { parseAddress } from "./address.js";
 import { storeError } from "./errors.js";
@@ -146,9 +152,7 @@ class PatientTransport implements Transport {
       signal?.throwIfAborted();
       throw storeError(failure, this.#where(method));
     };
-    const response = await this.inner
-      .stream(method, signal, timeoutMs, this.#with(header), input)
-      .catch(fail);
+    const response = await this.inner.stream(method, signal, timeoutMs, this.#with(header), input).catch(fail);
     const messages = response.message;
     async function* translated() {
       try {

@@ -3,14 +3,7 @@ import { randomUUID } from "node:crypto";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 
 import { connect, Runner, toPayload, type Agent, type Logger, type RunnerOptions, type Store } from "../src/index.js";
-import {
-  RolloutStatus,
-  SpansView,
-  type Attempt,
-  type NewRolloutSchema,
-  type Rollout,
-  type Span,
-} from "../src/v1.js";
+import { RolloutStatus, SpansView, type Attempt, type NewRolloutSchema, type Rollout, type Span } from "../src/v1.js";
 
 /** What an algorithm does, in an experiment of its own. */
 export class Algorithm {
@@ -24,7 +17,10 @@ export class Algorithm {
   /** Publishes a prompt, so that rollouts have resources. */
   async publish(template = "Hello {name}!"): Promise<void> {
     const prompt = { kind: { case: "promptTemplate" as const, value: { template, engine: "f-string" } } };
-    await this.store.resources.addResources({ resourcesId: randomUUID(), resources: [{ name: "prompt", resource: prompt }] });
+    await this.store.resources.addResources({
+      resourcesId: randomUUID(),
+      resources: [{ name: "prompt", resource: prompt }],
+    });
   }
 
   /** Enqueues a rollout for each input and returns their ids. */
@@ -40,7 +36,11 @@ export class Algorithm {
   }
 
   /** Publishes, enqueues, and has a runner work off the inputs; returns the finished rollouts in order. */
-  async run<Input>(inputs: readonly unknown[], agent: Agent<Input>, options: Partial<RunnerOptions> = {}): Promise<Rollout[]> {
+  async run<Input>(
+    inputs: readonly unknown[],
+    agent: Agent<Input>,
+    options: Partial<RunnerOptions> = {},
+  ): Promise<Rollout[]> {
     await this.publish();
     const ids = await this.enqueue(inputs);
     await this.runner({ maxRollouts: inputs.length, ...options }).run(agent);
@@ -70,7 +70,11 @@ export class Algorithm {
   async until(rolloutId: string, ...statuses: RolloutStatus[]): Promise<Rollout> {
     for await (const { changes } of this.store.rollouts.watchRollouts({})) {
       for (const { change } of changes) {
-        if (change.case === "rollout" && change.value.rolloutId === rolloutId && statuses.includes(change.value.status)) {
+        if (
+          change.case === "rollout" &&
+          change.value.rolloutId === rolloutId &&
+          statuses.includes(change.value.status)
+        ) {
           return change.value;
         }
       }

@@ -26,5 +26,8 @@ test("agentlightning-grpc/v1 holds every file of the contract", async () => {
   const names = Object.keys(await import("agentlightning-grpc/v1"));
   const files = readdirSync(CONTRACT).map((file) => `file_lightning_store_v1_${file.replace(".proto", "")}`);
   assert.ok(files.length > 10);
-  assert.deepEqual(files.filter((file) => !names.includes(file)), []);
+  assert.deepEqual(
+    files.filter((file) => !names.includes(file)),
+    [],
+  );
 });

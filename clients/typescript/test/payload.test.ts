@@ -18,7 +18,8 @@ function written(value: unknown): string {
 }
 
 test("integers of any size come and go without loss", () => {
-  const text = '{"a":9007199254740991,"b":9007199254740993,"c":-9223372036854775808,"d":[18446744073709551615,12345678901234567890123456789]}';
+  const text =
+    '{"a":9007199254740991,"b":9007199254740993,"c":-9223372036854775808,"d":[18446744073709551615,12345678901234567890123456789]}';
   assert.deepEqual(read(text), {
     a: 9007199254740991,
     b: 9007199254740993n,
@@ -29,13 +30,14 @@ test("integers of any size come and go without loss", () => {
 });
 
 test("fractions and exponents stay numbers, however many digits they have", () => {
-  assert.deepEqual(read("[0.12345678901234567890, 1234567890123456.5, 1e22, 1, -0.5]"), [
-    0.12345678901234568, 1234567890123456.5, 1e22, 1, -0.5,
-  ]);
+  assert.deepEqual(
+    read("[0.12345678901234567890, 1234567890123456.5, 1e22, 1, -0.5]"),
+    [0.12345678901234568, 1234567890123456.5, 1e22, 1, -0.5],
+  );
 });
 
 test("text of any script and all of JSON's kinds come and go", () => {
-  const value = { text: 'é漢字🚀\u2028"\\\n\u0000', list: [null, true, false, {}, []], "": 1, "ключ": "v" };
+  const value = { text: 'é漢字🚀\u2028"\\\n\u0000', list: [null, true, false, {}, []], "": 1, ключ: "v" };
   assert.deepEqual(read(written(value)), value);
   assert.deepEqual(read('{"big": 12345678901234567890, "text": "\\ud83d\\ude80 9999999999999999999"}'), {
     big: 12345678901234567890n,
@@ -67,7 +69,10 @@ test("what JSON cannot carry is refused with its place", () => {
 test("what is no JSON is refused when read", () => {
   assert.throws(() => read("{"), PayloadError);
   assert.throws(() => read("NaN"), PayloadError);
-  assert.throws(() => fromPayload(create(PayloadSchema, { contentType: "text/plain" }), "input"), /content type "text\/plain"/);
+  assert.throws(
+    () => fromPayload(create(PayloadSchema, { contentType: "text/plain" }), "input"),
+    /content type "text\/plain"/,
+  );
   const broken = create(PayloadSchema, { contentType: "application/json", data: Uint8Array.of(0x22, 0xff, 0x22) });
   assert.throws(() => fromPayload(broken, "input"), PayloadError);
 });

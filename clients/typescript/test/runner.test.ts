@@ -3,8 +3,9 @@ import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import { context, trace } from "@opentelemetry/api";
+import { NodeTracerProvider } from "@opentelemetry/sdk-trace-node";
 
-import { emitMessage, emitObject, emitReward, toPayload, type Task } from "../src/index.js";
+import { AttemptSpanProcessor, emitMessage, emitObject, emitReward, toPayload, type Task } from "../src/index.js";
 import { AttemptFailureKind, AttemptStatus, RolloutStatus, WorkerStatus } from "../src/v1.js";
 import { aborted, Algorithm, attributes, deferred, silent } from "./algorithm.js";
 import { Server } from "./server.js";
@@ -22,7 +23,10 @@ test("a number that the agent returns is the final reward, as the Python library
   const [span, ...others] = await algorithm.spans(rollout.rolloutId);
   assert.equal(others.length, 0);
   assert.equal(span?.name, "agentlightning.annotation");
-  assert.deepEqual(attributes(span), { "agentlightning.reward.0.name": "primary", "agentlightning.reward.0.value": 0.5 });
+  assert.deepEqual(attributes(span), {
+    "agentlightning.reward.0.name": "primary",
+    "agentlightning.reward.0.value": 0.5,
+  });
 });
 
 test("booleans are rewards, other results are kept as objects, and nothing says nothing", async () => {
@@ -90,8 +94,14 @@ test("input, metadata and resources arrive as they were sent", async () => {
     resources: [
       { name: "z", resource: { kind: { case: "llm", value: llm } } },
       { name: "proxy", resource: { kind: { case: "proxyLlm", value: { llm } } } },
-      { name: "prompt", resource: { kind: { case: "promptTemplate", value: { template: "{{{a}}} {b}", engine: "f-string" } } } },
-      { name: "a", resource: { kind: { case: "custom", value: { resourceType: "tool", body: toPayload([1], "body") } } } },
+      {
+        name: "prompt",
+        resource: { kind: { case: "promptTemplate", value: { template: "{{{a}}} {b}", engine: "f-string" } } },
+      },
+      {
+        name: "a",
+        resource: { kind: { case: "custom", value: { resourceType: "tool", body: toPayload([1], "body") } } },
+      },
     ],
   });
   const [id] = await algorithm.enqueue([{ question: "π?", seed: 2n ** 63n - 1n }]);
@@ -176,7 +186,9 @@ test("a new version of the resources reaches the next rollout", async () => {
   const update = (template: string) =>
     algorithm.store.resources.updateResources({
       resourcesId: "rs",
-      resources: [{ name: "p", resource: { kind: { case: "promptTemplate", value: { template, engine: "f-string" } } } }],
+      resources: [
+        { name: "p", resource: { kind: { case: "promptTemplate", value: { template, engine: "f-string" } } } },
+      ],
     });
   await update("one");
   const [first] = await algorithm.enqueue([0]);
@@ -346,7 +358,13 @@ test("spans of 200 rollouts at once do not mix", async () => {
   const found = await algorithm.spansOf(rollouts.map(({ rolloutId }) => rolloutId));
   for (const [input, { rolloutId }] of rollouts.entries()) {
     const spans = found.get(rolloutId) ?? [];
-    assert.deepEqual(spans.map(({ name }) => name).sort(), ["agentlightning.annotation", "inner", "inner", "inner", "outer"]);
+    assert.deepEqual(spans.map(({ name }) => name).sort(), [
+      "agentlightning.annotation",
+      "inner",
+      "inner",
+      "inner",
+      "outer",
+    ]);
     const outer = spans.find(({ name }) => name === "outer");
     for (const span of spans) {
       assert.equal(span.rolloutId, rolloutId);
@@ -371,7 +389,10 @@ test("spans leave while the agent still works, and large ones in several calls",
       tracer.startSpan(`${number}`, number < 9 ? { attributes: { text } } : {}).end();
     }
     for (;;) {
-      const { pageInfo } = await algorithm.store.spans.listSpans({ rolloutId: id, page: { pageSize: 1, withTotalSize: true } });
+      const { pageInfo } = await algorithm.store.spans.listSpans({
+        rolloutId: id,
+        page: { pageSize: 1, withTotalSize: true },
+      });
       if (pageInfo?.totalSize === 256n) {
         return 1;
       }
@@ -383,6 +404,21 @@ test("spans leave while the agent still works, and large ones in several calls",
     (await algorithm.spans(id)).map(({ name }) => name),
     [...Array.from({ length: 256 }, (_, number) => `${number}`), "agentlightning.annotation"],
   );
+});
+
+test("spans of a provider of the application's own belong to the attempt, too", async () => {
+  const algorithm = new Algorithm(server.address);
+  const provider = new NodeTracerProvider({ spanProcessors: [new AttemptSpanProcessor()] });
+  const [rollout] = await algorithm.run([0], ({ tracer }) =>
+    tracer.startActiveSpan("outer", (outer) => {
+      provider.getTracer("own").startSpan("own").end();
+      outer.end();
+    }),
+  );
+  provider.getTracer("own").startSpan("of no attempt").end();
+  const [own, outer, ...others] = await algorithm.spans(rollout?.rolloutId ?? "");
+  assert.deepEqual([own?.name, outer?.name, others.length], ["own", "outer", 0]);
+  assert.deepEqual(own?.parentSpanId, outer?.spanId);
 });
 
 test("an attempt whose spans the store does not take fails", async () => {

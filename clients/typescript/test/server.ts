@@ -22,7 +22,16 @@ export class Server {
   }
 
   async start(): Promise<void> {
-    const options = ["-m", "agentlightning.store_grpc", "--store", this.store, "--port", this.#port, "--log-level", "ERROR"];
+    const options = [
+      "-m",
+      "agentlightning.store_grpc",
+      "--store",
+      this.store,
+      "--port",
+      this.#port,
+      "--log-level",
+      "ERROR",
+    ];
     const started = spawn(PYTHON, options, { stdio: ["ignore", "pipe", "inherit"] });
     this.#process = started;
     for await (const line of createInterface({ input: started.stdout })) {

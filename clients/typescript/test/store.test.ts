@@ -1,8 +1,12 @@
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { readFileSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
+import { connect as connectTcp, type AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { createServer as createTlsServer } from "node:tls";
 
 import { create } from "@bufbuild/protobuf";
 import { durationFromMs } from "@bufbuild/protobuf/wkt";
@@ -49,11 +53,20 @@ test("an experiment that nobody has written to is told from an empty queue", asy
 test("a call ends with its deadline, or with its signal", async () => {
   const algorithm = new Algorithm(server.address);
   await algorithm.publish();
-  const late = algorithm.store.rollouts.waitForRollouts({ rolloutIds: await algorithm.enqueue([0]) }, { timeoutMs: 50 });
-  await assert.rejects(late[Symbol.asyncIterator]().next(), { reason: "DEADLINE_EXCEEDED", code: Code.DEADLINE_EXCEEDED });
+  const late = algorithm.store.rollouts.waitForRollouts(
+    { rolloutIds: await algorithm.enqueue([0]) },
+    { timeoutMs: 50 },
+  );
+  await assert.rejects(late[Symbol.asyncIterator]().next(), {
+    reason: "DEADLINE_EXCEEDED",
+    code: Code.DEADLINE_EXCEEDED,
+  });
   await algorithm.store.rollouts.dequeueRollouts({ limit: 1 });
   const leaving = new AbortController();
-  const held = algorithm.store.rollouts.dequeueRollouts({ limit: 1, claimId: "c", wait: durationFromMs(60_000) }, leaving);
+  const held = algorithm.store.rollouts.dequeueRollouts(
+    { limit: 1, claimId: "c", wait: durationFromMs(60_000) },
+    leaving,
+  );
   const reason = new Error("enough");
   leaving.abort(reason);
   await assert.rejects(held, reason);
@@ -66,6 +79,37 @@ test("a server that is not there is told soon, and where it was looked for", asy
     code: Code.UNAVAILABLE,
     message: /^GetServerInfo at 127\.0\.0\.1:1: the store cannot be reached: /,
   });
+});
+
+test("grpcs speaks TLS, with an authority and a certificate of its own where they are given", async () => {
+  const folder = await mkdtemp(join(tmpdir(), "agentlightning-"));
+  const [key, certificate] = [join(folder, "key.pem"), join(folder, "certificate.pem")];
+  const subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"];
+  const files = ["-keyout", key, "-out", certificate];
+  execFileSync(
+    "openssl",
+    ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", ...subject, ...files],
+    {
+      stdio: "ignore",
+    },
+  );
+  const cert = readFileSync(certificate);
+  const encrypted = { key: readFileSync(key), cert, ca: cert, requestCert: true, ALPNProtocols: ["h2"] };
+  const port = Number(server.address.split(":")[1]);
+  const door = createTlsServer(encrypted, (socket) => socket.pipe(connectTcp(port, "127.0.0.1")).pipe(socket));
+  await new Promise<void>((resolve) => door.listen(0, "127.0.0.1", resolve));
+  const address = `grpcs://localhost:${(door.address() as AddressInfo).port}`;
+  const store = connect({ address, tls: { ca: certificate, certificate, key } });
+  const stranger = connect({ address, retries: { connectMs: 1 } });
+  try {
+    assert.equal((await store.store.getServerInfo({})).storage, "memory");
+    await assert.rejects(stranger.store.getServerInfo({}), { reason: "SERVER_UNREACHABLE", message: /certificate/ });
+  } finally {
+    store.close();
+    stranger.close();
+    door.close();
+    await rm(folder, { recursive: true });
+  }
 });
 
 test("a runner outlives its server, and every rollout is finished once", async () => {
@@ -121,8 +165,14 @@ test("a request is sent again only where that cannot do its work twice", () => {
     create(UpdateAttemptRequestSchema, { attemptId: "latest", status: 4 }),
     spans(Uint8Array.of(1), Uint8Array.of(0)),
   ];
-  assert.deepEqual(repeatable.map(isRepeatable), repeatable.map(() => true));
-  assert.deepEqual(once.map(isRepeatable), once.map(() => false));
+  assert.deepEqual(
+    repeatable.map(isRepeatable),
+    repeatable.map(() => true),
+  );
+  assert.deepEqual(
+    once.map(isRepeatable),
+    once.map(() => false),
+  );
 });
 
 test("addresses are taken as users write them, and a bad one says what to write", () => {

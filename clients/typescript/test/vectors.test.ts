@@ -3,7 +3,16 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 
-import { createRegistry, fromBinary, fromJson, toBinary, toJson, type DescFile, type DescMessage, type JsonValue } from "@bufbuild/protobuf";
+import {
+  createRegistry,
+  fromBinary,
+  fromJson,
+  toBinary,
+  toJson,
+  type DescFile,
+  type DescMessage,
+  type JsonValue,
+} from "@bufbuild/protobuf";
 
 import { file_google_rpc_error_details } from "../src/gen/google/rpc/error_details_pb.js";
 import { fromPayload } from "../src/index.js";
@@ -35,7 +44,9 @@ for (const { name, message, json, bytes, unknown_fields } of vectors) {
 }
 
 test("the payloads of the vectors are read without loss", () => {
-  const [vector] = vectors.filter(({ message, json }) => message === v1.RolloutSchema.typeName && json !== null && "input" in (json as object));
+  const [vector] = vectors.filter(
+    ({ message, json }) => message === v1.RolloutSchema.typeName && json !== null && "input" in (json as object),
+  );
   const { input } = fromBinary(v1.RolloutSchema, Buffer.from(vector?.bytes ?? "", "hex"));
   assert.deepEqual(fromPayload(input, "input"), {
     max: 2n ** 63n - 1n,
