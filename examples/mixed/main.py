@@ -55,7 +55,7 @@ async def train(team: Team, languages: list[str], *, kill: bool) -> None:
     for number in range(ROUNDS):
         # The first round is the one in which runners die; it has to last until they have.
         dying: list[Awaitable[None]] = [team.replace(store, name) for name in languages] if kill and not number else []
-        seconds = 0.3 if dying else 0.05
+        seconds = 0.5 if dying else 0.05
         (best, mean), *_ = await asyncio.gather(
             search_round(store, best, step, repeats=REPEATS, seconds=seconds), *dying
         )

@@ -19,7 +19,7 @@ import (
 
 const (
 	poll           = 5 * time.Second
-	pauseOnError   = time.Second
+	pauseOnError   = 200 * time.Millisecond
 	leaseIntervals = 3
 	shortestLease  = 5 * time.Second
 )
