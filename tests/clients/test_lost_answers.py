@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -38,7 +37,7 @@ async def test_each_rollout_is_run_and_reported_once_though_answers_get_lost(com
             [EnqueueRolloutRequest(input={"target": 1 + index, "seconds": 0.01}) for index in range(ROLLOUTS)]
         )
         async with lossy_proxy(server.address) as proxy:
-            runner = subprocess.Popen([*command, proxy.address])
+            runner = await asyncio.create_subprocess_exec(*command, proxy.address)
             try:
                 finished = 0
                 async for _ in store.wait_iter(rollout_ids=[rollout.rollout_id for rollout in rollouts], timeout=60):
@@ -49,10 +48,11 @@ async def test_each_rollout_is_run_and_reported_once_though_answers_get_lost(com
                         proxy.cut()
                 assert proxy.lost >= 3
                 await store.update_worker((await store.query_workers())[0].worker_id, draining=True)
-                assert await asyncio.to_thread(runner.wait, 20) == 0
+                assert await asyncio.wait_for(runner.wait(), 20) == 0
             finally:
-                runner.kill()
-                runner.wait()
+                if runner.returncode is None:
+                    runner.kill()
+                    await runner.wait()
         assert finished == ROLLOUTS
         for index, rollout in enumerate(rollouts):
             [attempt] = await store.query_attempts(rollout.rollout_id)
