@@ -10,6 +10,7 @@ import type { Logger } from "./logger.js";
 import { fromPayload } from "./payload.js";
 import { Recording, recordingTo } from "./recording.js";
 import { MissingResourceError, type ResourcesCache } from "./resources.js";
+import type { SpanSender } from "./span-sender.js";
 import type { Store } from "./store.js";
 import type { Agent, AgentResult } from "./task.js";
 import { agentTracer } from "./tracing.js";
@@ -46,6 +47,7 @@ export class AttemptRun {
     attempt: Attempt,
     agent: Agent<never>,
     store: Store,
+    sender: SpanSender,
     resources: ResourcesCache,
     stopGraceMs: number,
     logger: Logger,
@@ -58,7 +60,7 @@ export class AttemptRun {
     this.#resources = resources;
     this.#stopGraceMs = stopGraceMs;
     this.#logger = logger;
-    this.#recording = new Recording(this.key, store);
+    this.#recording = new Recording(this.key, sender);
   }
 
   /**

@@ -7,11 +7,10 @@ import type { ReadableSpan } from "@opentelemetry/sdk-trace-node";
 
 import { AddSpansRequestSchema } from "./gen/lightning_store/v1/span_service_pb.js";
 import type { AttemptKey } from "./held-attempts.js";
-import type { Store } from "./store.js";
+import { MOST_BYTES, type SpanSender } from "./span-sender.js";
 
 const MOST_IN_BATCH = 256;
 const LINGER_MS = 1_000;
-const MOST_BYTES = 4 << 20;
 const MOST_UNSENT = 100_000;
 const NO_BYTES = new Uint8Array();
 
@@ -24,7 +23,7 @@ export class Recording {
   /** What all root spans of the attempt share, in hex. */
   readonly traceId = randomBytes(16).toString("hex");
   readonly #key: AttemptKey;
-  readonly #store: Store;
+  readonly #sender: SpanSender;
   #pending: ReadableSpan[] = [];
   #sending: Promise<void> = Promise.resolve();
   #timer: NodeJS.Timeout | undefined;
@@ -32,9 +31,9 @@ export class Recording {
   #unsent = 0;
   #closed = false;
 
-  constructor(key: AttemptKey, store: Store) {
+  constructor(key: AttemptKey, sender: SpanSender) {
     this.#key = key;
-    this.#store = store;
+    this.#sender = sender;
   }
 
   /** Takes a span that has ended. One that comes after `close` is dropped: its attempt has been reported on. */
@@ -84,7 +83,8 @@ export class Recording {
 
   async #add(batch: readonly ReadableSpan[]): Promise<void> {
     const parts = runsOfScope(batch).map((run) => ProtobufTraceSerializer.serializeRequest(run) ?? NO_BYTES);
-    if (batch.length > 1 && parts.reduce((bytes, part) => bytes + part.length, 0) > MOST_BYTES) {
+    const bytes = parts.reduce((sum, part) => sum + part.length, 0);
+    if (batch.length > 1 && bytes > MOST_BYTES) {
       const half = batch.length >> 1;
       await this.#add(batch.slice(0, half));
       await this.#add(batch.slice(half));
@@ -96,7 +96,7 @@ export class Recording {
       span.rolloutId = this.#key.rolloutId;
       span.attemptId = this.#key.attemptId;
     }
-    await this.#store.spans.addSpans({ resourceSpans });
+    await this.#sender.send(resourceSpans, bytes);
     this.#unsent -= batch.length;
   }
 }

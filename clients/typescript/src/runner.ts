@@ -11,6 +11,7 @@ import { HeldAttempts } from "./held-attempts.js";
 import type { Logger } from "./logger.js";
 import type { Json } from "./payload.js";
 import { ResourcesCache } from "./resources.js";
+import { SpanSender } from "./span-sender.js";
 import { connect, type StoreOptions } from "./store.js";
 import type { Agent } from "./task.js";
 
@@ -87,6 +88,7 @@ export class Runner {
     this.#running = true;
     const { pollMs = 5_000, heartbeatMs = 10_000, stopGraceMs = 5_000, handleSignals = true } = this.#options;
     const store = connect(this.#options);
+    const sender = new SpanSender(store);
     const resources = new ResourcesCache();
     const leaseMs = Math.min(Math.max(LEASE_INTERVALS * heartbeatMs, SHORTEST_LEASE_MS), LONGEST_LEASE_MS);
     const waitMs = Math.min(pollMs, LONGEST_POLL_MS);
@@ -101,7 +103,9 @@ export class Runner {
       return await this.#work(
         claims,
         ({ rollout, attempt }) =>
-          rollout && attempt && new AttemptRun(rollout, attempt, agent, store, resources, stopGraceMs, this.#logger),
+          rollout &&
+          attempt &&
+          new AttemptRun(rollout, attempt, agent, store, sender, resources, stopGraceMs, this.#logger),
       );
     } finally {
       signals.forEach((name) => process.off(name, onSignal));

@@ -421,6 +421,30 @@ test("spans of a provider of the application's own belong to the attempt, too", 
   assert.deepEqual(own?.parentSpanId, outer?.spanId);
 });
 
+test("a rollout that is deleted while it runs takes no other's spans with it", async () => {
+  const algorithm = new Algorithm(server.address);
+  await algorithm.publish();
+  const [deleted, ...kept] = (await algorithm.enqueue([0, 1, 2, 3])) as [string, ...string[]];
+  const all = deferred();
+  let inside = 0;
+  await algorithm.runner({ concurrency: 4, maxRollouts: 4 }).run(async ({ input, tracer }: Task<number>) => {
+    inside += 1;
+    if (inside === 4) {
+      await algorithm.store.rollouts.deleteRollouts({ rolloutIdIn: { values: [deleted] } });
+      all.resolve();
+    }
+    await all.promise;
+    tracer.startSpan("last words").end();
+    return input;
+  });
+  const rollouts = await algorithm.finished(kept);
+  assert.deepEqual(
+    rollouts.map(({ status }) => status),
+    kept.map(() => RolloutStatus.SUCCEEDED),
+  );
+  assert.equal((await algorithm.spans(kept[2] as string)).length, 2);
+});
+
 test("an attempt whose spans the store does not take fails", async () => {
   const small = await Server.start("memory://?max_bytes=1048576");
   try {
