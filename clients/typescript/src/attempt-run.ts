@@ -22,6 +22,28 @@ const MESSAGE_CHARACTERS = 2_000;
 
 class Stopped extends Error {}
 
+/** What the attempts of a runner share. */
+export interface RunnerParts {
+  readonly store: Store;
+  readonly sender: SpanSender;
+  readonly resources: ResourcesCache;
+  /** For what is not urgent, so that many attempts that last do not all say so at once. */
+  readonly turns: Turns;
+  /** What an agent that is stopped gets to clean up. */
+  readonly stopGraceMs: number;
+  readonly logger: Logger;
+}
+
+/** Calls one thing after the other. */
+export class Turns {
+  #last: Promise<void> = Promise.resolve();
+
+  /** Calls something, which must not fail, when all that came before has ended. */
+  take(call: () => Promise<void> | undefined): void {
+    this.#last = this.#last.then(call);
+  }
+}
+
 /**
  * Runs an agent on one claimed rollout and reports the end, whatever it is.
  *
@@ -33,34 +55,19 @@ export class AttemptRun {
   readonly #rollout: Rollout;
   readonly #attempt: Attempt;
   readonly #agent: Agent<never>;
-  readonly #store: Store;
-  readonly #resources: ResourcesCache;
-  readonly #stopGraceMs: number;
-  readonly #logger: Logger;
+  readonly #runner: RunnerParts;
   readonly #recording: Recording;
   readonly #stop = new AbortController();
+  #beginning: Promise<void> | undefined;
   #failure: { kind: AttemptFailureKind; message: string } | undefined;
 
-  /** @param stopGraceMs - What an agent that is stopped gets to clean up. */
-  constructor(
-    rollout: Rollout,
-    attempt: Attempt,
-    agent: Agent<never>,
-    store: Store,
-    sender: SpanSender,
-    resources: ResourcesCache,
-    stopGraceMs: number,
-    logger: Logger,
-  ) {
+  constructor(rollout: Rollout, attempt: Attempt, agent: Agent<never>, runner: RunnerParts) {
     this.key = { rolloutId: attempt.rolloutId, attemptId: attempt.attemptId };
     this.#rollout = rollout;
     this.#attempt = attempt;
     this.#agent = agent;
-    this.#store = store;
-    this.#resources = resources;
-    this.#stopGraceMs = stopGraceMs;
-    this.#logger = logger;
-    this.#recording = new Recording(this.key, sender);
+    this.#runner = runner;
+    this.#recording = new Recording(this.key, runner.sender);
   }
 
   /**
@@ -73,18 +80,21 @@ export class AttemptRun {
 
   /** Runs and reports; never throws. */
   async run(): Promise<void> {
-    let begun = Promise.resolve();
-    const timer = setTimeout(() => (begun = this.#reportBegun()), BEGUN_AFTER_MS);
+    let working = true;
+    const timer = setTimeout(() => {
+      this.#runner.turns.take(() => (working ? (this.#beginning = this.#reportBegun()) : undefined));
+    }, BEGUN_AFTER_MS);
     await this.#execute();
-    clearTimeout(timer); // from here on the spans, or the report of the end, say that it has begun
-    if (!(await this.#ends(this.#finish(begun)))) {
-      this.#logger.error(`the end of ${this.#name} could not be reported in time`);
+    clearTimeout(timer);
+    working = false; // from here on the spans, or the report of the end, say that it has begun
+    if (!(await this.#ends(this.#finish()))) {
+      this.#runner.logger.error(`the end of ${this.#name} could not be reported in time`);
     }
   }
 
-  async #finish(begun: Promise<void>): Promise<void> {
+  async #finish(): Promise<void> {
     await this.#flush();
-    await begun;
+    await this.#beginning;
     await this.#report();
   }
 
@@ -94,7 +104,12 @@ export class AttemptRun {
     try {
       const task = {
         input: fromPayload(this.#rollout.input, "input") as never,
-        resources: await this.#resources.resourcesFor(this.#rollout, this.#attempt, this.#store, this.#stop.signal),
+        resources: await this.#runner.resources.resourcesFor(
+          this.#rollout,
+          this.#attempt,
+          this.#runner.store,
+          this.#stop.signal,
+        ),
         rollout: this.#rollout,
         attempt: this.#attempt,
         signal: this.#stop.signal,
@@ -127,7 +142,7 @@ export class AttemptRun {
       return working;
     }
     if (!ended) {
-      this.#logger.warn(`the agent goes on with ${this.#name} and is left to itself`);
+      this.#runner.logger.warn(`the agent goes on with ${this.#name} and is left to itself`);
     }
     throw signal.reason;
   }
@@ -145,15 +160,15 @@ export class AttemptRun {
         resolve();
       }
     });
-    return Promise.race([ended, told.then(() => sleep(this.#stopGraceMs, false, { ref: false }))]);
+    return Promise.race([ended, told.then(() => sleep(this.#runner.stopGraceMs, false, { ref: false }))]);
   }
 
   async #reportBegun(): Promise<void> {
     try {
-      await this.#store.attempts.updateAttempt({ ...this.key, status: AttemptStatus.RUNNING });
+      await this.#runner.store.attempts.updateAttempt({ ...this.key, status: AttemptStatus.RUNNING });
     } catch (error) {
       // Its spans, or its end, will say the same.
-      this.#logger.warn(`${this.#name} could not be reported as running: ${String(error)}`);
+      this.#runner.logger.warn(`${this.#name} could not be reported as running: ${String(error)}`);
     }
   }
 
@@ -162,10 +177,10 @@ export class AttemptRun {
       ? { status: AttemptStatus.FAILED, failure: this.#failure }
       : { status: AttemptStatus.SUCCEEDED };
     try {
-      await this.#store.attempts.updateAttempt({ ...this.key, ...outcome });
+      await this.#runner.store.attempts.updateAttempt({ ...this.key, ...outcome });
     } catch (error) {
       // The lease will run out, and the store decides what follows.
-      this.#logger.error(`the end of ${this.#name} could not be reported: ${String(error)}`);
+      this.#runner.logger.error(`the end of ${this.#name} could not be reported: ${String(error)}`);
     }
   }
 
@@ -181,7 +196,7 @@ export class AttemptRun {
             `${prefix}${describe(error)}`,
           ];
     this.#failure = { kind, message: message.slice(0, MESSAGE_CHARACTERS).toWellFormed() };
-    this.#logger.warn(`${this.#name} failed (${AttemptFailureKind[kind]}): ${message}`);
+    this.#runner.logger.warn(`${this.#name} failed (${AttemptFailureKind[kind]}): ${message}`);
   }
 
   get #name(): string {

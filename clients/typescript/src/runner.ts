@@ -2,7 +2,7 @@ import { Console } from "node:console";
 import { randomBytes } from "node:crypto";
 import { hostname } from "node:os";
 
-import { AttemptRun } from "./attempt-run.js";
+import { AttemptRun, Turns } from "./attempt-run.js";
 import { Claims } from "./claims.js";
 import type { Claim } from "./gen/lightning_store/v1/rollout_service_pb.js";
 import type { WorkerCommand } from "./gen/lightning_store/v1/worker_pb.js";
@@ -88,11 +88,12 @@ export class Runner {
     this.#running = true;
     const { pollMs = 5_000, heartbeatMs = 10_000, stopGraceMs = 5_000, handleSignals = true } = this.#options;
     const store = connect(this.#options);
-    const sender = new SpanSender(store);
     const resources = new ResourcesCache();
     const leaseMs = Math.min(Math.max(LEASE_INTERVALS * heartbeatMs, SHORTEST_LEASE_MS), LONGEST_LEASE_MS);
     const waitMs = Math.min(pollMs, LONGEST_POLL_MS);
     const claims = new Claims(store, this.workerId, waitMs, leaseMs, resources, this.#logger);
+    const sender = new SpanSender(store);
+    const parts = { store, sender, resources, turns: new Turns(), stopGraceMs, logger: this.#logger };
     const done = new AbortController();
     const obey = (command: WorkerCommand["command"]) => this.#obey(command);
     const beating = beat(store, this.workerId, this.#held, heartbeatMs, obey, this.#logger, done.signal);
@@ -102,10 +103,7 @@ export class Runner {
     try {
       return await this.#work(
         claims,
-        ({ rollout, attempt }) =>
-          rollout &&
-          attempt &&
-          new AttemptRun(rollout, attempt, agent, store, sender, resources, stopGraceMs, this.#logger),
+        ({ rollout, attempt }) => rollout && attempt && new AttemptRun(rollout, attempt, agent, parts),
       );
     } finally {
       signals.forEach((name) => process.off(name, onSignal));
