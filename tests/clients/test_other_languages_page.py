@@ -65,7 +65,6 @@ def test_every_step_of_a_runner_prints_over_grpc_what_the_page_says(own_server: 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="NOT TESTED: the page over HTTP: there is no curl")
 def test_every_step_of_a_runner_prints_over_http_what_the_page_says(own_server: str) -> None:
-    pytest.importorskip("agentlightning.rest.connect", reason="NOT TESTED: the page over HTTP: no contract over HTTP")
     with http_door(own_server) as address:
         print_as_said(OVER_HTTP.replace("127.0.0.1:8000", address))
 
