@@ -4,9 +4,17 @@ BIN = $(VENV)/bin
 GEN_VENV = .venv-gen
 # Tests of servers and processes spend half of their time waiting, so that three at once keep two CPUs busy.
 PYTEST = python -m pytest --numprocesses 3 --dist worksteal
+TYPESCRIPT = clients/typescript
+# Where Debian's packages put the sources of Go libraries.
+GOCODE = /usr/share/gocode
+# Both are empty where the toolchain is missing, so that everything else works without.
+NODE_MODULES := $(if $(shell command -v npm),$(TYPESCRIPT)/node_modules/.package-lock.json)
+CLIENTS := $(if $(NODE_MODULES),$(TYPESCRIPT)/build/.built) \
+	$(if $(and $(shell command -v go),$(wildcard $(GOCODE)/src/google.golang.org/grpc)),build/go/guess)
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test faults check check-install gen gen-check contract-release bench test-compat test-integrations test-http test-releases release-environments clean
+.PHONY: test-clients clients
 
 help: ## list the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,8 +31,24 @@ $(VENV)/.check: pyproject.toml $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --group check
 	@touch $@
 
-test: $(VENV)/.test ## set up and run the tests (under 5 minutes)
+test: $(VENV)/.test clients ## set up and run the tests (under 5 minutes)
 	$(BIN)/$(PYTEST)
+
+test-clients: $(VENV)/.test clients ## build the clients in other languages and run their tests
+	$(BIN)/$(PYTEST) tests/clients
+
+clients: $(CLIENTS)
+	@$(if $(findstring typescript,$(CLIENTS)),:,echo "*** NOT TESTED: the TypeScript client: there is no npm ***")
+	@$(if $(findstring guess,$(CLIENTS)),:,echo "*** NOT TESTED: the Go client: Debian's golang-go and golang-google-grpc-dev are missing ***")
+
+$(TYPESCRIPT)/build/.built: $(NODE_MODULES) $(wildcard $(addprefix $(TYPESCRIPT)/,*.json src/*.ts src/gen/*/*/*.ts test/*.ts examples/*.ts bench/*.ts))
+	npm run --prefix $(TYPESCRIPT) --silent compile
+	@touch $@
+
+# The packages of Debian are laid out for a workspace, which go.mod has no part in.
+build/go/guess: $(wildcard clients/go/*/*.go clients/go/*/*/*.go)
+	@mkdir -p build/go/src && ln -sfn $(CURDIR)/clients/go build/go/src/agentlightning
+	GO111MODULE=off GOFLAGS= GOPATH=$(CURDIR)/build/go:$(GOCODE) go build -o $@ agentlightning/cmd/guess
 
 faults: $(VENV)/.test ## kill, stop and cut off servers and clients, 20 rounds of each scenario (AGL_FAULT_ROUNDS)
 	AGL_FAULT_ROUNDS=$${AGL_FAULT_ROUNDS:-20} AGL_FAULT_BATCHES=$${AGL_FAULT_BATCHES:-40} $(BIN)/python -m pytest tests/faults
@@ -48,7 +72,7 @@ $(VENV)/.quickstart: examples/quickstart/requirements.txt examples/quickstart/re
 quickstart: $(VENV)/.quickstart ## set up and watch a real language model agent improve (under 5 minutes)
 	$(BIN)/python examples/quickstart/main.py
 
-bench: $(VENV)/.test ## measure against agentlightning 0.3.0 from PyPI, in one run
+bench: $(VENV)/.test clients ## measure against agentlightning 0.3.0 from PyPI, in one run
 	$(BIN)/python benchmarks/run.py
 
 # The oldest releases that pyproject.toml allows.
@@ -106,6 +130,7 @@ check-install: .venv-core/.installed ## count what the core brings with it, in a
 
 clean: ## remove what the commands above have made
 	rm -rf $(VENV) .venv-gen .venv-oldest .venv-integrations .venv-http .venv-release-0.2.2 .venv-core .bench-venv quickstart-results bench-results
+	rm -rf build $(TYPESCRIPT)/node_modules $(TYPESCRIPT)/dist $(TYPESCRIPT)/build
 
 # The generator has an environment of its own: its age sets the oldest protobuf that its output runs on.
 $(GEN_VENV)/.installed: tools/gen-requirements.txt
@@ -113,11 +138,15 @@ $(GEN_VENV)/.installed: tools/gen-requirements.txt
 	$(GEN_VENV)/bin/python -m pip install --quiet --requirement tools/gen-requirements.txt
 	@touch $@
 
-gen: $(GEN_VENV)/.installed ## regenerate gen/python from proto/ (Python 3.13 or older)
-	$(GEN_VENV)/bin/python tools/generate.py gen/python
+$(TYPESCRIPT)/node_modules/.package-lock.json: $(TYPESCRIPT)/package-lock.json
+	npm ci --prefix $(TYPESCRIPT) --no-audit --no-fund --loglevel=error
+	@touch $@
 
-gen-check: $(GEN_VENV)/.installed
-	$(GEN_VENV)/bin/python tools/generate.py --check gen/python
+gen: $(GEN_VENV)/.installed $(NODE_MODULES) ## regenerate the code of the contract in every language (Python 3.13 or older)
+	$(GEN_VENV)/bin/python tools/generate.py
+
+gen-check: $(GEN_VENV)/.installed $(NODE_MODULES)
+	$(GEN_VENV)/bin/python tools/generate.py --check
 
 contract-release: $(VENV)/.check ## make today's contract the one that later changes must not break
 	$(BIN)/buf build --exclude-source-info --output proto/baseline.binpb

@@ -25,6 +25,7 @@ class Effort:
     runs: int
     seconds: float
     cycle_rollouts: dict[str, int]
+    runner_rollouts: int
     memory_spans: dict[str, int]
     dispatches: dict[str, tuple[int, float]]
     """Enqueued rollouts, and the mean gap between them in seconds."""
@@ -39,6 +40,7 @@ FULL = Effort(
     runs=3,
     seconds=2.0,
     cycle_rollouts={"reference": 120, "ours": 800},
+    runner_rollouts=1_000,
     memory_spans={"reference": 4_000, "ours": 20_000},
     # The reference's runner sleeps about 5 s between its looks: the sends are spread over three of its sleeps.
     dispatches={"reference": (24, 0.65), "ours": (100, 0.02)},
@@ -48,6 +50,7 @@ QUICK = Effort(
     runs=1,
     seconds=0.5,
     cycle_rollouts={"reference": 24, "ours": 160},
+    runner_rollouts=400,
     memory_spans={"reference": 400, "ours": 2_000},
     dispatches={"reference": (4, 0.8), "ours": (20, 0.02)},
     pause_seconds=1.0,
@@ -337,6 +340,60 @@ class Bench:
         ran = sum(runner.answer()["rollouts"] for runner in runners)
         if ran != wanted:
             raise BenchmarkError(f"{contender.name}: {ran} of {wanted} rollouts were run")
+        return answer
+
+    def runners(self) -> list[Line]:
+        """One runner process in TypeScript and one in Python, each with 200 rollouts at once, on new memory servers."""
+        script = REPOSITORY / "clients/typescript/build/bench/runner.js"
+        if self.ours is None:
+            return []
+        if not script.exists():
+            raise BenchmarkError(f"{script} is missing: `make clients` builds it where there is npm")
+        commands = {
+            "python": [str(self.ours.python), str(REPOSITORY / "benchmarks/runner.py")],
+            "typescript": ["node", str(script)],
+        }
+        lines = []
+        for what, wait_ms in (("one that ends at once", 0), ("one that waits 1 s", 1_000)):
+            runs: dict[str, list[dict[str, Any]]] = {language: [] for language in commands}
+            for number in range(self.effort.runs):
+                order = list(commands) if number % 2 == 0 else list(reversed(commands))
+                for language in order:
+                    runs[language].append(self._runner(self.ours, commands[language], wait_ms))
+            figures = _medians(runs, "per_s")
+            lines.append(
+                Line(
+                    f"runner process with 200 agents at once: {what}",
+                    "rollouts/s",
+                    figures["python"],
+                    figures["typescript"],
+                    peer_name="Python",
+                    note="TypeScript (ours) beside Python",
+                )
+            )
+        return lines
+
+    def _runner(self, side: Side, command: list[str], wait_ms: int) -> dict[str, Any]:
+        rollouts, at_once = self.effort.runner_rollouts, 200
+        server = side.server("memory")
+        try:
+            done = subprocess.run(
+                [*command, server.address, str(rollouts), str(at_once), str(wait_ms)],
+                cwd=self.folder,
+                env=child_environment(),
+                capture_output=True,
+                text=True,
+                timeout=300,
+                check=False,
+            )
+        finally:
+            server.stop()
+        if done.returncode != 0:
+            raise BenchmarkError(f"{command} failed:\n{done.stderr[-2000:]}")
+        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        checks = {"succeeded": rollouts, "spans": 2 * rollouts, "most_at_once": at_once}
+        if any(answer[key] != expected for key, expected in checks.items()):
+            raise BenchmarkError(f"{command}: {answer}, where {checks} was expected")
         return answer
 
     def dispatch(self) -> list[Line]:
@@ -702,6 +759,7 @@ ROWS: dict[str, Callable[[Bench], list[Line]]] = {
     "ingest": Bench.ingest,
     "query": Bench.query,
     "cycle": Bench.cycle,
+    "runners": Bench.runners,
     "dispatch": Bench.dispatch,
     "completion": Bench.completion,
     "rest": Bench.rest,
