@@ -117,6 +117,7 @@ else:
                 "LightningStoreServer",
                 "LightningStoreStatistics",
                 "LightningStoreThreaded",
+                "PostgresLightningStore",
                 "SqliteLightningStore",
             ),
             "agentlightning.tracer": (

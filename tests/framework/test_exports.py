@@ -20,6 +20,7 @@ EXPORTS = {
         LightningStoreCapabilities LightningStoreClient LightningStoreServer LightningStoreStatistics
         LightningStoreThreaded Link LitAgent LitAgentRunner LlmProxyTraceToTriplet MultiprocessingEvent
         NamedResources OperationContext OtelResource OtelTraceAdapter OtelTracer PaginatedResult ParallelWorkerBase
+        PostgresLightningStore
         PromptTemplate ProxyLLM Resource ResourceUnion ResourcesUpdate Rollout RolloutConfig RolloutLegacy
         RolloutMode RolloutRawResult RolloutRawResultLegacy RolloutStatus Runner RunnerBundle
         SharedMemoryExecutionStrategy SortOptions Span SpanAttributeNames SpanContext SpanCoreFields SpanLike
@@ -59,7 +60,7 @@ EXPORTS = {
     "agentlightning.server": "AgentLightningServer",
     "agentlightning.store": """BlockingStore InMemoryLightningStore LightningStore LightningStoreCapabilities
         LightningStoreClient LightningStoreServer LightningStoreStatistics LightningStoreThreaded
-        SqliteLightningStore""",
+        PostgresLightningStore SqliteLightningStore""",
     "agentlightning.store.base": """LightningStore LightningStoreCapabilities LightningStoreStatistics UNSET Unset
         is_finished is_queuing is_running""",
     "agentlightning.store.client_server": "LightningStoreClient LightningStoreServer",
