@@ -16,7 +16,7 @@ from agentlightning.store.storage.base import DEFAULT_DURABILITY, Durability, Li
 from agentlightning.store.storage.clock import Clock
 from agentlightning.store.storage.groups import Groups, Job, settle
 from agentlightning.store.storage.postgres_connection import connect, is_lost, open_store, store_error, was_overtaken
-from agentlightning.store.storage.postgres_listener import DatabaseClock, PostgresListener, notice
+from agentlightning.store.storage.postgres_listener import TURN, DatabaseClock, PostgresListener, notice
 from agentlightning.store.storage.postgres_tx import Overtaken, PostgresTx
 from agentlightning.store.storage.signals import Signal
 
@@ -43,6 +43,7 @@ class PostgresStorage:
         durability: What every answered write survives.
         writers: Transactions that write at the same time.
         readers: Those that read.
+        turn: As `PostgresListener` has it.
 
     Raises:
         StoreError: The database cannot be reached, is too old, or is of a newer release.
@@ -57,13 +58,14 @@ class PostgresStorage:
         *,
         writers: int = _WRITERS,
         readers: int = _READERS,
+        turn: float = TURN,
     ) -> None:
         self._listeners: list[Listener] = []
         self.store_id = open_store(url)
         clock = DatabaseClock()
         self.clock: Clock = clock
         try:
-            self._news = PostgresListener(url, self._tell, clock)
+            self._news = PostgresListener(url, self._tell, clock, turn)
         except psycopg.Error as error:
             raise store_error(error) from error
         self._sessions = [_Session(url, durability, self._news.own_backends) for _ in range(writers + readers)]

@@ -19,7 +19,7 @@ from agentlightning.store.storage.signals import EVERYBODY, Signal
 
 logger = logging.getLogger(__name__)
 
-_TURN = 1.0
+TURN = 1.0
 _TURNS_TO_LOOK_EVERYWHERE = 10
 _PAUSE_AFTER_LOSS = 0.25
 _LONGEST_SILENCE = "15s"
@@ -76,21 +76,26 @@ class PostgresListener:
         url: The database.
         tell: Told what happened.
         clock: Kept right.
+        turn: Seconds after which it looks at the time and for the watch; ten times that after which it looks whether
+            anything was missed.
     """
 
-    def __init__(self, url: str, tell: Callable[[list[Signal]], None], clock: DatabaseClock) -> None:
+    def __init__(
+        self, url: str, tell: Callable[[list[Signal]], None], clock: DatabaseClock, turn: float = TURN
+    ) -> None:
         self.own_backends: set[int] = set()
         """Those whose notices are not news."""
         self._url = url
         self._tell = tell
         self._clock = clock
+        self._turn = turn
         self._terms = 0
         self._keeps_watch = False
         self._told: dict[int, int] = {}
         self._turns = 0
         self._closed = False
-        self._wake, self._woken = socket.socketpair()
         self._connection: psycopg.Connection[Any] | None = self._open()
+        self._wake, self._woken = socket.socketpair()
         self._thread = threading.Thread(target=self._loop, name="agentlightning-postgres-listener", daemon=True)
         self._thread.start()
 
@@ -121,7 +126,7 @@ class PostgresListener:
             self._connection = None
 
     def _loop(self) -> None:
-        next_turn = time.monotonic() + _TURN
+        next_turn = time.monotonic() + self._turn
         while not self._closed:
             try:
                 if self._connection is None:
@@ -133,7 +138,7 @@ class PostgresListener:
                 self._say(self._heard(self._connection))
                 if time.monotonic() >= next_turn:
                     self._say(self._take_turn(self._connection))
-                    next_turn = time.monotonic() + _TURN
+                    next_turn = time.monotonic() + self._turn
             except psycopg.Error as error:
                 if self._connection is not None:
                     logger.warning("The connection to the database is lost: %s", str(error).strip())
