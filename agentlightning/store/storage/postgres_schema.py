@@ -88,6 +88,15 @@ CREATE INDEX tombstones_by_change ON tombstones (experiment, change_seq);
 CREATE TABLE tallies (experiment BIGINT NOT NULL, name {_TEXT} NOT NULL, value BIGINT NOT NULL);
 CREATE INDEX tallies_by_name ON tallies (experiment, name);
 
+-- Finds what a claim has made; the same claim may be under way on another server, and is waited for.
+CREATE FUNCTION claimed(claimed_in BIGINT, claim TEXT) RETURNS SETOF attempts LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM pg_advisory_xact_lock(hashtextextended('agentlightning claim ' || claimed_in || ' ' || claim, 0));
+  RETURN QUERY SELECT attempts.* FROM attempts JOIN rollouts ON rollouts.key = attempts.rollout
+    WHERE attempts.experiment = claimed_in AND attempts.claim_id = claim
+    ORDER BY attempts.key FOR UPDATE OF rollouts, attempts;
+END $$;
+
 -- Ends a transaction: adds to totals, numbers what it changed in each experiment, and tells other servers.
 CREATE FUNCTION end_changes(
   tally_of BIGINT[], tally_names TEXT[], tally_values BIGINT[], changed_in BIGINT[], changes BIGINT[],

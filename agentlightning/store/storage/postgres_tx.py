@@ -30,6 +30,7 @@ _DROP_SOURCES = (
     "DELETE FROM sources WHERE key = ANY(%s) AND NOT EXISTS (SELECT 1 FROM spans WHERE spans.source = sources.key)"
 )
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))"
+_SELECT_CLAIMED = f"SELECT {ATTEMPTS.columns} FROM claimed(?, ?) AS attempts"
 _END = "SELECT end_changes(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
 _LOCK_SHARED = "SELECT pg_advisory_xact_lock_shared(hashtextextended(%s, 0))"
 _OF_SPAN_SOURCES = "agentlightning sources"
@@ -264,9 +265,7 @@ class PostgresTx(Tx):
         self._buried[row.key] = (row.experiment, change - _UNNUMBERED)
 
     def claimed_attempts(self, experiment: int, claim_id: str) -> list[AttemptRow]:
-        if self._writes:  # the same claim may be under way on another server
-            self._connection.execute(_LOCK, (f"agentlightning claim {experiment} {claim_id}",))
-        return super().claimed_attempts(experiment, claim_id)
+        return [AttemptRow(*found) for found in self._statement(_SELECT_CLAIMED, (experiment, claim_id))]
 
     def add_attempt(self, row: AttemptRow) -> None:
         if self._attempt_keys:
