@@ -119,6 +119,7 @@ else:
                 "LightningStoreServer",
                 "LightningStoreStatistics",
                 "LightningStoreThreaded",
+                "PostgresLightningStore",
                 "SqliteLightningStore",
             ),
             "agentlightning.tracer": (

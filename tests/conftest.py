@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from postgres import QUICK_FOLDER, SERVER
 from stores import VARIANTS, FakeClock, OpenStore, Variant
 
 from agentlightning.store.api import StoreApi
@@ -23,10 +23,10 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def quick_folder() -> Iterator[Path]:
-    """A folder for databases, in memory where the system has such a place: most tests are not about the disk."""
-    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="agentlightning-test-", dir=place) as folder:
+    """A folder for databases, in memory where the system has such a place."""
+    with tempfile.TemporaryDirectory(prefix="agentlightning-test-", dir=QUICK_FOLDER) as folder:
         yield Path(folder)
+        SERVER.take_back(Path(folder))
 
 
 @pytest.fixture

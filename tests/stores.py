@@ -8,21 +8,24 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
+
+from postgres import SERVER
 
 from agentlightning.store.api import StoreApi
-from agentlightning.store.engine.clock import Clock
 from agentlightning.store.engine.engine import Engine
 from agentlightning.store.engine.scope import SpanBound
 from agentlightning.store.remote.api import connect
 from agentlightning.store.server.server import StoreServer
+from agentlightning.store.storage.base import Storage
+from agentlightning.store.storage.clock import Clock
 from agentlightning.store.storage.memory import MemoryStorage
 from agentlightning.store.storage.sqlite import SqliteStorage
 
 SECOND = 1_000_000_000
 DAY = 24 * 3600.0
 
-StorageKind = Literal["memory", "sqlite"]
+StorageKind = Literal["memory", "sqlite", "postgres"]
 Transport = Literal["in-process", "grpc"]
 
 
@@ -36,7 +39,7 @@ class VariantName(NamedTuple):
         return f"{self.kind}-{self.transport}"
 
 
-VARIANTS = tuple(VariantName(*pair) for pair in product(("memory", "sqlite"), ("in-process", "grpc")))
+VARIANTS = tuple(VariantName(*pair) for pair in product(get_args(StorageKind), get_args(Transport)))
 
 
 class FakeClock(Clock):
@@ -82,6 +85,15 @@ class OpenStore:
         return len({subscription for waiting in waiters._by_key.values() for subscription in waiting})  # noqa: SLF001
 
 
+def open_storage(kind: StorageKind, folder: Path, max_bytes: int | None = None) -> Storage:
+    """Open a storage; one that is durable is the one of an earlier call for the folder."""
+    if kind == "memory":
+        return MemoryStorage(max_bytes)
+    if kind == "sqlite":
+        return SqliteStorage(folder / "store.db", durability="crash")
+    return SERVER.storage_of(folder)
+
+
 @dataclass
 class Variant:
     """A storage, and how it is reached."""
@@ -99,14 +111,11 @@ class Variant:
         Args:
             clock: Tells the time, and nothing happens by itself; None goes by real time.
             span_bound: The engine's.
-            max_bytes: The memory storage's; sqlite has no such bound.
+            max_bytes: The memory storage's; the others have no such bound.
         """
-        storage = (
-            MemoryStorage(max_bytes)
-            if self.kind == "memory"
-            else SqliteStorage(self.folder / "store.db", synchronous="NORMAL")
+        engine = Engine(
+            open_storage(self.kind, self.folder, max_bytes), span_bound=span_bound, clock=clock, watches=clock is None
         )
-        engine = Engine(storage, span_bound=span_bound, clock=clock, watches=clock is None)
         try:
             if self.transport == "in-process":
                 yield OpenStore(engine, engine, clock)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from agentlightning.store.blocking import BlockingStore as BlockingStore
     from agentlightning.store.client import LightningStoreClient as LightningStoreClient
     from agentlightning.store.memory import InMemoryLightningStore as InMemoryLightningStore
+    from agentlightning.store.postgres import PostgresLightningStore as PostgresLightningStore
     from agentlightning.store.server import LightningStoreServer as LightningStoreServer
     from agentlightning.store.sqlite import SqliteLightningStore as SqliteLightningStore
     from agentlightning.store.threading import LightningStoreThreaded as LightningStoreThreaded
@@ -32,6 +33,7 @@ else:
             "agentlightning.store.blocking": ("BlockingStore",),
             "agentlightning.store.client": ("LightningStoreClient",),
             "agentlightning.store.memory": ("InMemoryLightningStore",),
+            "agentlightning.store.postgres": ("PostgresLightningStore",),
             "agentlightning.store.server": ("LightningStoreServer",),
             "agentlightning.store.sqlite": ("SqliteLightningStore",),
             "agentlightning.store.threading": ("LightningStoreThreaded",),

@@ -19,7 +19,8 @@ class LightningStoreClient(StoreFace):
     cannot do their work twice; see `agentlightning.store.remote.retries.RetryPolicy`.
 
     Args:
-        server_address: `host:port`, `grpc://host:port`, or `http://host:port` as clients of older releases wrote it.
+        server_address: `host:port`, `grpc://host:port`, or `http://host:port` as clients of older releases wrote it;
+            several with commas between them when several servers serve one database.
         retry_delays: Seconds between tries, as many as there are; None tries for 60 s with growing delays.
         health_retry_delays: Accepted as in 0.3.0; gRPC watches connections itself.
         request_timeout: Seconds to wait for an answer, on top of what a call itself asks to wait.

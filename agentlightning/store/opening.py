@@ -1,4 +1,4 @@
-"""Engines from store URLs: `memory://` and `sqlite:///PATH`."""
+"""Engines from store URLs: `memory://`, `sqlite:///PATH` and `postgresql://HOST/DATABASE`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from agentlightning.store.engine.engine import Engine
 from agentlightning.store.engine.scope import SpanBound
 from agentlightning.store.errors import InvalidArgument
+from agentlightning.store.storage.base import DEFAULT_DURABILITY, Durability
 from agentlightning.store.storage.memory import MemoryStorage
-from agentlightning.store.storage.sqlite import SqliteStorage, Synchronous
+from agentlightning.store.storage.sqlite import SqliteStorage
+from agentlightning.store.storage.urls import without_password
 
 DEFAULT_MEMORY_BYTES = 2 << 30
 """Most bytes that a memory store takes unless told otherwise."""
@@ -22,19 +24,19 @@ EVICT_ABOVE = 0.7
 SAFE_SHARE = 0.8
 """Share of that at which it stops."""
 
-_DEFAULT_SYNCHRONOUS: Synchronous = "FULL"
-
 T = TypeVar("T")
 
 
-def open_engine(url: str) -> Engine:
+def open_engine(url: str, durability: Durability = DEFAULT_DURABILITY) -> Engine:
     """Open the store that a URL names.
 
     Args:
-        url: `memory://`, with `?max_bytes=N` to bound it; or `sqlite:///relative/path` or `sqlite:////absolute/path`,
-            with `?synchronous=NORMAL` to trade the last writes before a power cut for speed.
+        url: `memory://`, with `?max_bytes=N` to bound it; or `sqlite:///relative/path` or `sqlite:////absolute/path`;
+            or `postgresql://user@host/database`, with the parameters that PostgreSQL's own clients take.
+        durability: What every answered write survives; nothing in memory survives anything.
 
     Raises:
+        ImportError: The URL asks for a database whose extra is not installed.
         StoreError: The URL is none of these, or the database cannot be opened.
     """
     parts = urlsplit(url)
@@ -44,10 +46,26 @@ def open_engine(url: str) -> Engine:
         _refuse_rest(url, options)
         return open_memory(max_bytes)
     if parts.scheme == "sqlite" and not (parts.netloc or parts.fragment) and len(parts.path) > 1:
-        synchronous = _option(url, options, "synchronous", _synchronous, _DEFAULT_SYNCHRONOUS)
         _refuse_rest(url, options)
-        return Engine(SqliteStorage(Path(unquote(parts.path[1:])), synchronous))
-    raise _fault(url, "it must be memory:// or sqlite:///PATH, with # and ? in a path written %23 and %3F")
+        return Engine(SqliteStorage(Path(unquote(parts.path[1:])), durability))
+    if parts.scheme in ("postgresql", "postgres"):
+        return open_postgres(url, durability)
+    raise _fault(
+        url,
+        "it must be memory://, sqlite:///PATH, with # and ? in a path written %23 and %3F, or "
+        "postgresql://USER@HOST/DATABASE",
+    )
+
+
+def open_postgres(url: str, durability: Durability = DEFAULT_DURABILITY) -> Engine:
+    """Open the store in a PostgreSQL database, which others may have open too; see `open_engine`."""
+    try:
+        from agentlightning.store.storage.postgres import PostgresStorage
+    except ImportError as error:
+        raise ImportError(
+            f"A store in PostgreSQL needs psycopg ({error}); install agentlightning-grpc[postgres]."
+        ) from error
+    return Engine(PostgresStorage(url, durability))
 
 
 def open_memory(max_bytes: int = DEFAULT_MEMORY_BYTES) -> Engine:
@@ -77,18 +95,10 @@ def _size(text: str) -> int:
     return int(text)
 
 
-def _synchronous(text: str) -> Synchronous:
-    if text.upper() == "FULL":
-        return "FULL"
-    if text.upper() == "NORMAL":
-        return "NORMAL"
-    raise ValueError("neither FULL nor NORMAL")
-
-
 def _refuse_rest(url: str, options: dict[str, str]) -> None:
     if options:
         raise _fault(url, f"the option {min(options)} is not known")
 
 
 def _fault(url: str, fault: str) -> InvalidArgument:
-    return InvalidArgument(f"Cannot open the store {url!r}: {fault}.", reason="INVALID_STORE_URL")
+    return InvalidArgument(f"Cannot open the store {without_password(url)!r}: {fault}.", reason="INVALID_STORE_URL")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from agentlightning.store.engine.engine import Engine
 from agentlightning.store.local import LocalStore
-from agentlightning.store.storage.sqlite import SqliteStorage, Synchronous
+from agentlightning.store.storage.base import DEFAULT_DURABILITY, Durability
+from agentlightning.store.storage.sqlite import SqliteStorage
 
 
 class SqliteLightningStore(LocalStore):
@@ -14,12 +15,12 @@ class SqliteLightningStore(LocalStore):
 
     Args:
         path: The file; created when it does not exist. Its folder must exist.
-        synchronous: `FULL` keeps every answered write through a power cut too; `NORMAL` is faster, and may lose the
-            last few to one.
+        durability: What every answered write survives: a `power-cut`; the `crash` of this process, which is faster; or
+            `none`, which promises no more than that and may lose the file to a power cut.
 
     Raises:
         StoreError: The file cannot be opened, is no store, is damaged, or another process owns it.
     """
 
-    def __init__(self, path: str | Path, *, synchronous: Synchronous = "FULL") -> None:
-        super().__init__(Engine(SqliteStorage(path, synchronous)))
+    def __init__(self, path: str | Path, *, durability: Durability = DEFAULT_DURABILITY) -> None:
+        super().__init__(Engine(SqliteStorage(path, durability)))

@@ -15,6 +15,7 @@ from agentlightning.store.engine.engine import Engine
 from agentlightning.store.errors import StoreError
 from agentlightning.store.opening import open_engine
 from agentlightning.store.server.server import StoreServer, refuse_others
+from agentlightning.store.storage.urls import without_password
 from agentlightning.store_grpc import options as command_line
 from agentlightning.utils.stopping import stop_signal
 
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m agentlight
 async def _serve(options: argparse.Namespace) -> int:
     stopping = stop_signal()
     refuse_others(options.host, insecure=options.insecure)  # before a database is made
-    engine = open_engine(options.store)
+    engine = open_engine(options.store, options.durability)
     try:
         server = StoreServer(
             engine,
@@ -63,7 +64,7 @@ async def _serve(options: argparse.Namespace) -> int:
             gc.collect()
             gc.freeze()  # what start-up made stays; the collector need not walk it again and again
             print(
-                f"agentlightning store listening on {server.address} store={options.store} "
+                f"agentlightning store listening on {server.address} store={without_password(options.store)} "
                 f"store_id={engine.storage.store_id}",
                 flush=True,
             )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from typing import get_args
 
 from agentlightning.removed import REMOVED, describe_removed
 from agentlightning.store.api import MAX_MESSAGE_BYTES
+from agentlightning.store.storage.base import DEFAULT_DURABILITY, Durability
 
 ENV_PREFIX = "AGL_STORE_"
 """What the names of the environment variables begin with; the rest is the option's name in capitals."""
@@ -59,8 +61,15 @@ def parse(
         parser,
         "--store",
         default="memory://",
-        help="where the data lives: memory://[?max_bytes=N] or sqlite:///PATH[?synchronous=FULL|NORMAL]; "
-        "sqlite:////PATH is an absolute path",
+        help="where the data lives: memory://[?max_bytes=N], sqlite:///PATH (sqlite:////PATH is an absolute path) or "
+        "postgresql://USER@HOST/DATABASE",
+    )
+    _add(
+        parser,
+        "--durability",
+        default=DEFAULT_DURABILITY,
+        type=_durability,
+        help="what every answered write survives: power-cut, crash (of the server) or none",
     )
     _add(
         parser,
@@ -110,6 +119,13 @@ def _bytes(text: str) -> int:
     if not 1 <= number <= _MOST_BYTES:
         raise argparse.ArgumentTypeError(f"{text} is not 1 to {_MOST_BYTES}")
     return number
+
+
+def _durability(text: str) -> Durability:
+    for level in get_args(Durability):
+        if text.lower() == level:
+            return level  # type: ignore[no-any-return]
+    raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(get_args(Durability))}")
 
 
 def _log_level(text: str) -> str:

@@ -5,7 +5,6 @@ import base64
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from pathlib import Path
 
 from calls import (
     AT_SUCCEEDED,
@@ -222,11 +221,13 @@ class TestCursors:
         with refused(FailedPrecondition, "CURSOR_FOREIGN"):
             await up_to_now(api, cursor, experiment="other")
 
-    async def test_a_cursor_of_another_store_is_foreign(self, variant: Variant, tmp_path: Path) -> None:
+    async def test_a_cursor_of_another_store_is_foreign(self, variant: Variant) -> None:
         async with variant.open() as one:
             await enqueue(one.api, "r1")
             _, cursor = await up_to_now(one.api)
-        async with Variant(variant.kind, variant.transport, tmp_path).open() as other:
+        elsewhere = variant.folder / "elsewhere"
+        elsewhere.mkdir()
+        async with Variant(variant.kind, variant.transport, elsewhere).open() as other:
             with refused(FailedPrecondition, "CURSOR_FOREIGN"):
                 await up_to_now(other.api, cursor)
 

@@ -6,23 +6,22 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from calls import attempts, claimed_ids, dequeue, enqueue, queue, report, statistics
-from stores import OpenStore
+from stores import OpenStore, StorageKind, open_storage
 
 from agentlightning.store.api import CallContext
 from agentlightning.store.engine.engine import Engine
-from agentlightning.store.storage.memory import MemoryStorage
 from agentlightning.store.storage.sqlite import SqliteStorage
 from agentlightning.store.storage.tx import Tx
 from lightning_store import v1
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=get_args(StorageKind))
 def store(request: pytest.FixtureRequest, quick_folder: Path) -> Iterator[OpenStore]:
-    storage = MemoryStorage() if request.param == "memory" else SqliteStorage(quick_folder / "store.db")
-    engine = Engine(storage, watches=False)
+    engine = Engine(open_storage(request.param, quick_folder), watches=False)
     yield OpenStore(engine, engine, None)
     engine.close()
 
@@ -154,6 +153,23 @@ async def test_a_claim_that_was_repeated_and_given_up_goes_back(quick_folder: Pa
         assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
         assert await queue(engine) == ["r1"]
         assert await attempts(engine, "r1") == []
+    finally:
+        engine.close()
+
+
+async def test_a_repeat_that_is_given_up_late_takes_nothing_back(quick_folder: Path) -> None:
+    """Goes wrong when a call that stood still while its repeat was answered takes back what that has handed out."""
+    engine = Engine(SqliteStorage(quick_folder / "store.db"), watches=False)
+    try:
+        await enqueue(engine, "r1")
+        (taken,) = (await dequeue(engine, claim_id="c1")).claims
+        late = asyncio.create_task(dequeue(engine, claim_id="c1"))
+        await asyncio.sleep(0)
+        engine.storage.run_blocking(lambda tx: None)  # the late one has run by now, and has not heard of it
+        late.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await late
+        assert [attempt.attempt_id for attempt in await attempts(engine, "r1")] == [taken.attempt.attempt_id]
     finally:
         engine.close()
 

@@ -49,13 +49,11 @@ from calls import (
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from stores import SECOND, FakeClock
+from postgres import QUICK_FOLDER, SERVER
+from stores import SECOND, FakeClock, StorageKind, open_storage
 
 from agentlightning.store.engine.engine import Engine
 from agentlightning.store.errors import NotFound
-from agentlightning.store.storage.base import Storage
-from agentlightning.store.storage.memory import MemoryStorage
-from agentlightning.store.storage.sqlite import SqliteStorage
 from agentlightning.store.storage.tx import Tx
 from lightning_store import v1
 
@@ -258,14 +256,13 @@ PICKS = st.integers(0, 99)
 class Histories(RuleBasedStateMachine):
     """Does the same to the engine and to the model, and compares all that can be seen after each step."""
 
-    durable: ClassVar[bool] = False
+    kind: ClassVar[StorageKind] = "memory"
     MOST_ROLLOUTS: ClassVar[int] = 5
 
     @initialize(limits=CONFIGS)
     def begin(self, limits: dict[str, object]) -> None:
         self.loop = asyncio.new_event_loop()
-        place = "/dev/shm" if Path("/dev/shm").is_dir() else None
-        self.folder = tempfile.TemporaryDirectory(prefix="agentlightning-test-", dir=place)
+        self.folder = tempfile.TemporaryDirectory(prefix="agentlightning-test-", dir=QUICK_FOLDER)
         self.clock = FakeClock()
         self.model = Model()
         self.model.now = self.clock.time
@@ -277,16 +274,14 @@ class Histories(RuleBasedStateMachine):
         self.enqueue(limits)
 
     def open(self) -> Engine:
-        storage: Storage = MemoryStorage()
-        if self.durable:
-            storage = SqliteStorage(Path(self.folder.name) / "store.db", synchronous="NORMAL")
-        return Engine(storage, clock=self.clock, watches=False)
+        return Engine(open_storage(self.kind, Path(self.folder.name)), clock=self.clock, watches=False)
 
     def teardown(self) -> None:
         if not hasattr(self, "engine"):
             return
         self.engine.close()
         self.loop.close()
+        SERVER.take_back(Path(self.folder.name))
         self.folder.cleanup()
 
     def do(self, call: Awaitable[T]) -> T:
@@ -425,7 +420,7 @@ class Histories(RuleBasedStateMachine):
         self.engine.look_after_attempts()
         self.model.look()
 
-    @precondition(lambda self: self.durable)
+    @precondition(lambda self: self.kind != "memory")
     @rule(away=st.sampled_from([0, 3]))
     def restart(self, away: int) -> None:
         self.engine.close()
@@ -465,9 +460,9 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def the_queue_is_as_the_model_says(self) -> None:
-        views = self.engine.storage.run_blocking(lambda tx: list(tx.head_of_queue(self.key(tx), 100)))
-        assert [view.row.rollout_id for view in views] == self.model.queue()
-        assert all(view.row.status in QUEUED for view in views)
+        rows = self.engine.storage.run_blocking(lambda tx: [row for row, _ in tx.head_of_queue(self.key(tx), 100)])
+        assert [row.rollout_id for row in rows] == self.model.queue()
+        assert all(row.status in QUEUED for row in rows)
 
     @invariant()
     def totals_are_the_real_counts(self) -> None:
@@ -548,7 +543,13 @@ class Histories(RuleBasedStateMachine):
 class DurableHistories(Histories):
     """The same on a file, with restarts in between."""
 
-    durable = True
+    kind = "sqlite"
+
+
+class SharedHistories(Histories):
+    """The same in PostgreSQL, with restarts in between."""
+
+    kind = "postgres"
 
 
 _COMMON = settings(
@@ -562,3 +563,5 @@ TestHistoriesInMemory = Histories.TestCase
 TestHistoriesInMemory.settings = settings(_COMMON, max_examples=60, stateful_step_count=40)
 TestHistoriesOnDisk = DurableHistories.TestCase
 TestHistoriesOnDisk.settings = settings(_COMMON, max_examples=25, stateful_step_count=40)
+TestHistoriesInPostgres = SharedHistories.TestCase
+TestHistoriesInPostgres.settings = settings(_COMMON, max_examples=10, stateful_step_count=40)

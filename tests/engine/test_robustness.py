@@ -55,7 +55,7 @@ async def release(engine: Engine, attempt: v1.Attempt) -> None:
 
 async def test_no_runner_sleeps_beside_a_full_queue(quick_folder: Path) -> None:
     """Goes wrong when a wake-up reaches a runner that is just claiming something else, and stays with it."""
-    engine = Engine(SqliteStorage(quick_folder / "store.db", synchronous="NORMAL"))
+    engine = Engine(SqliteStorage(quick_folder / "store.db", durability="crash"))
     for _ in range(5):
         waiting = [asyncio.create_task(claim(engine, wait=20)) for _ in range(8)]
         await asyncio.sleep(0.05)

@@ -59,7 +59,7 @@ async def local(request: pytest.FixtureRequest, quick_folder: Path) -> AsyncIter
     if request.param == "memory":
         local: LocalStore = InMemoryLightningStore()
     else:
-        local = SqliteLightningStore(quick_folder / "store.db", synchronous="NORMAL")
+        local = SqliteLightningStore(quick_folder / "store.db", durability="crash")
     yield local
     await local.close()
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from history import Call, read_history
 from history_checker import Stored, read_store, violations
 from lossy_proxy import LossyProxy
+from store_invariants import check_postgres, check_store
 from store_process import COMMAND, StoreProcess, environment
 
 from agentlightning.store.remote.api import connect
@@ -54,15 +55,25 @@ class Cluster:
         folder: Where the store and the histories lie.
         seed: Decides what is left to chance.
         command: What runs the server.
+        database: URL of the database that two servers share; None has one server on a file.
     """
 
-    def __init__(self, folder: Path, seed: int, command: Sequence[str] = COMMAND) -> None:
+    def __init__(
+        self, folder: Path, seed: int, command: Sequence[str] = COMMAND, *, database: str | None = None
+    ) -> None:
         self.chance = random.Random(seed)
         self.path = folder / "store.db"
-        self.server = StoreProcess(
-            f"sqlite:///{self.path}", log=folder / "log", options=["--grace", "1"], command=command
-        )
-        self.proxy: LossyProxy
+        self.servers = [
+            StoreProcess(
+                database or f"sqlite:///{self.path}",
+                log=folder / f"log{number}",
+                options=["--grace", "1"],
+                command=command,
+            )
+            for number in range(2 if database else 1)
+        ]
+        self.proxies: list[LossyProxy] = []
+        self._database = database
         self.runners: list[Client] = []
         self._folder = folder
         self._seed = seed
@@ -70,15 +81,37 @@ class Cluster:
         self._algorithm: Client
         self._watcher: Client
 
+    @property
+    def server(self) -> StoreProcess:
+        """The server, or one of them."""
+        return self.chance.choice(self.servers)
+
+    @property
+    def proxy(self) -> LossyProxy:
+        """What stands before the server, or before one of them."""
+        return self.chance.choice(self.proxies)
+
+    @property
+    def _addresses(self) -> str:
+        return ",".join(proxy.address for proxy in self.proxies)
+
     async def start(self) -> None:
         """Start everything."""
-        await asyncio.to_thread(self.server.start)
-        self.proxy = LossyProxy(self.server.address)
-        await self.proxy.start()
+        for server in self.servers:
+            await asyncio.to_thread(server.start)
+            self.proxies.append(LossyProxy(server.address))
+            await self.proxies[-1].start()
         self._algorithm = await self._client("algorithm")
         self._watcher = await self._client("watcher")
         for _ in range(RUNNERS):
             await self.start_runner()
+
+    def check_rows(self) -> None:
+        """Check the rows of the store as they are now."""
+        if self._database is None:
+            check_store(self.path)
+        else:
+            check_postgres(self._database)
 
     async def start_runner(self) -> None:
         """Start one more runner."""
@@ -88,15 +121,17 @@ class Cluster:
         """End everything that is left."""
         for client in [*self.runners, self._algorithm, self._watcher]:
             client.kill()
-        await self.proxy.stop()
-        self.server.kill()
+        for proxy in self.proxies:
+            await proxy.stop()
+        for server in self.servers:
+            server.kill()
 
     async def outcome(self) -> tuple[list[Call], Stored]:
         """Let the work come to its end, and return what was answered and what is stored."""
         await self._algorithm.done()
         for client in [*self.runners, self._watcher]:
             await client.end()
-        api = connect(self.server.address)
+        api = connect(",".join(server.address for server in self.servers))
         stored = await read_store(api)
         await api.close()
         return read_history(self._folder.glob("*.history")), stored
@@ -108,7 +143,7 @@ class Cluster:
         journal = self._folder / f"{name}.history"
         return Client(
             await asyncio.create_subprocess_exec(
-                *[sys.executable, _HERE / "fault_client.py", role, name, self.proxy.address, journal],
+                *[sys.executable, _HERE / "fault_client.py", role, name, self._addresses, journal],
                 *[str(self._seed), str(BATCHES)],
                 env=environment({"PYTHONPATH": python_path}),
                 stdin=asyncio.subprocess.PIPE,
@@ -118,9 +153,11 @@ class Cluster:
 
 
 @asynccontextmanager
-async def working_cluster(folder: Path, seed: int, command: Sequence[str] = COMMAND) -> AsyncIterator[Cluster]:
+async def working_cluster(
+    folder: Path, seed: int, command: Sequence[str] = COMMAND, *, database: str | None = None
+) -> AsyncIterator[Cluster]:
     """A cluster at work."""
-    cluster = Cluster(folder, seed, command)
+    cluster = Cluster(folder, seed, command, database=database)
     await cluster.start()
     try:
         yield cluster

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from agentlightning.store.engine.engine import Engine
 from agentlightning.store.opening import open_engine
+from agentlightning.store.storage.base import Durability
 from agentlightning.store_grpc import __main__ as command
 
 
-def open_dying(url: str) -> Engine:
+def open_dying(url: str, durability: Durability) -> Engine:
     """Open a store whose commits may be the last act of this process."""
-    engine = open_engine(url)
+    engine = open_engine(url, durability)
     engine.storage.on_commit(lambda _: die() if TRIGGER.exists() else None)
     return engine
 

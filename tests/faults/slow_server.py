@@ -13,14 +13,15 @@ from pathlib import Path
 
 from agentlightning.store.engine.engine import Engine
 from agentlightning.store.opening import open_engine
+from agentlightning.store.storage.base import Durability
 from agentlightning.store_grpc import __main__ as command
 
 _real_time_ns = time.time_ns
 
 
-def open_slow(url: str) -> Engine:
+def open_slow(url: str, durability: Durability) -> Engine:
     """Open a store whose commits take their time."""
-    engine = open_engine(url)
+    engine = open_engine(url, durability)
     chance = random.Random(0)
     engine.storage.on_commit(lambda _: time.sleep(chance.uniform(0, SLOWEST)))
     return engine

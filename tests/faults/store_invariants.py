@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sqlite3
 import tempfile
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
+
+from postgres import connected
 
 from lightning_store import v1
 
@@ -18,7 +23,7 @@ ENDED = (v1.ATTEMPT_STATUS_SUCCEEDED, v1.ATTEMPT_STATUS_FAILED, v1.ATTEMPT_STATU
 # Each finds the rows that break a rule.
 BROKEN = {
     "the queue holds just the rollouts with a queued status": f"""
-        SELECT rollout_id, status, queued FROM rollouts WHERE queued <> (status IN {QUEUED})""",
+        SELECT rollout_id, status, queued FROM rollouts WHERE (queued = 1) <> (status IN {QUEUED})""",
     "places in the queue are taken once": """
         SELECT experiment, queue_place FROM rollouts WHERE queued = 1 GROUP BY 1, 2 HAVING COUNT(*) > 1""",
     "just finished rollouts have an end": f"""
@@ -77,6 +82,8 @@ BROKEN = {
 TALLIES = """
     SELECT experiment, 'rollouts.' || status AS name, COUNT(*) AS value FROM rollouts GROUP BY 1, 2
     UNION ALL SELECT experiment, 'attempts', COUNT(*) FROM attempts GROUP BY 1
+    UNION ALL SELECT experiment, 'resources', COUNT(*) FROM resources GROUP BY 1
+    UNION ALL SELECT experiment, 'workers', COUNT(*) FROM workers GROUP BY 1
     UNION ALL SELECT experiment, 'spans', SUM(spans) FROM rollouts GROUP BY 1
     UNION ALL SELECT experiment, 'span_bytes', SUM(span_bytes) FROM rollouts GROUP BY 1"""
 
@@ -95,9 +102,22 @@ def check_store(path: Path) -> None:
 def check_database(database: sqlite3.Connection) -> None:
     """Check an open database."""
     assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    _check_rows(lambda statement: database.execute(statement).fetchall())
+
+
+def check_postgres(url: str) -> None:
+    """Check a store in PostgreSQL as it is at one moment."""
+    with connected(url) as connection, connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        _check_rows(
+            lambda statement: connection.execute(re.sub(r"IS NOT\b(?! NULL)", "IS DISTINCT FROM", statement)).fetchall()
+        )
+
+
+def _check_rows(find: Callable[[str], list[tuple[Any, ...]]]) -> None:
     for rule, statement in BROKEN.items():
-        found = database.execute(statement).fetchall()
+        found = find(statement)
         assert found == [], f"broken: {rule}: {found[:5]}"
-    counted = {(experiment, name): value for experiment, name, value in database.execute(TALLIES) if value}
-    kept = database.execute("SELECT experiment, name, value FROM tallies WHERE name <> 'evicted_spans'")
+    counted = {(experiment, name): value for experiment, name, value in find(TALLIES) if value}
+    kept = find("SELECT experiment, name, SUM(value) FROM tallies WHERE name <> 'evicted_spans' GROUP BY 1, 2")
     assert {(experiment, name): value for experiment, name, value in kept if value} == counted

@@ -8,69 +8,27 @@ operating system makes of it still varies.
 
 from __future__ import annotations
 
-import asyncio
 import os
-import signal
 import sys
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from cluster import BATCHES, Cluster, check, working_cluster
-from fault_client import LEASE
-from history_checker import Stored
-from store_invariants import check_store
+from cluster import Cluster, working_cluster
+from harms import (
+    HITS,
+    cut_the_connections,
+    end_the_server,
+    harm,
+    kill_a_runner,
+    kill_the_server,
+    lose_answers,
+    pause_the_server,
+)
 
 FIRST_SEED = int(os.environ.get("AGL_FAULT_SEED", "1"))
 SEEDS = range(FIRST_SEED, FIRST_SEED + int(os.environ.get("AGL_FAULT_ROUNDS", "1")))
-HITS = max(2, BATCHES // 10)
-
-Harm = Callable[[Cluster], Awaitable[None]]
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.parametrize("seed", SEEDS)]
-
-
-async def kill_the_server(cluster: Cluster) -> None:
-    cluster.server.kill()
-    check_store(cluster.path)
-    await asyncio.sleep(cluster.chance.uniform(0, 0.3))
-    await asyncio.to_thread(cluster.server.start)
-
-
-async def end_the_server(cluster: Cluster) -> None:
-    assert await asyncio.to_thread(cluster.server.stop) == 0
-    check_store(cluster.path)
-    await asyncio.to_thread(cluster.server.start)
-
-
-async def pause_the_server(cluster: Cluster) -> None:
-    cluster.server.signal(signal.SIGSTOP)
-    await asyncio.sleep(cluster.chance.uniform(0.2, 1.5 * LEASE))
-    cluster.server.signal(signal.SIGCONT)
-
-
-async def kill_a_runner(cluster: Cluster) -> None:
-    cluster.runners.pop(cluster.chance.randrange(len(cluster.runners))).kill()
-    await cluster.start_runner()
-
-
-async def cut_the_connections(cluster: Cluster) -> None:
-    cluster.proxy.cut()
-
-
-async def lose_answers(cluster: Cluster) -> None:
-    cluster.proxy.answers_to_lose += cluster.chance.randint(1, 4)
-
-
-async def harm(cluster: Cluster, *harms: Harm, hits: int = HITS) -> Stored:
-    """Do harm at moments that chance decides, check what became of it, and return that."""
-    for _ in range(hits):
-        await asyncio.sleep(cluster.chance.uniform(0.2, 0.9))
-        await cluster.chance.choice(harms)(cluster)
-    stored = await check(cluster)
-    assert cluster.server.stop() == 0
-    check_store(cluster.path)
-    return stored
 
 
 async def test_a_killed_server_goes_on_where_it_was(tmp_path: Path, seed: int) -> None:

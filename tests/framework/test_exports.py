@@ -21,7 +21,7 @@ EXPORTS = {
         LegacyAgentRunner LightningEnvVar LightningStore LightningStoreCapabilities LightningStoreClient
         LightningStoreServer LightningStoreStatistics LightningStoreThreaded Link LitAgent LitAgentRunner
         LlmProxyTraceToTriplet MultiprocessingEvent NamedResources OperationContext OtelResource
-        OtelTraceAdapter OtelTracer PaginatedResult ParallelWorkerBase PromptTemplate ProxyLLM Resource
+        OtelTraceAdapter OtelTracer PaginatedResult ParallelWorkerBase PostgresLightningStore PromptTemplate ProxyLLM Resource
         ResourceUnion ResourcesUpdate Rollout RolloutConfig RolloutLegacy RolloutMode RolloutRawResult
         RolloutRawResultLegacy RolloutStatus Runner RunnerBundle SharedMemoryExecutionStrategy SortOptions
         Span SpanAttributeNames SpanContext SpanCoreFields SpanLike SpanNames SpanRecordingContext
@@ -62,7 +62,7 @@ EXPORTS = {
     "agentlightning.server": "AgentLightningServer",
     "agentlightning.store": """BlockingStore InMemoryLightningStore LightningStore LightningStoreCapabilities
         LightningStoreClient LightningStoreServer LightningStoreStatistics LightningStoreThreaded
-        SqliteLightningStore""",
+        PostgresLightningStore SqliteLightningStore""",
     "agentlightning.store.base": """LightningStore LightningStoreCapabilities LightningStoreStatistics UNSET Unset
         is_finished is_queuing is_running""",
     "agentlightning.store.client_server": "LightningStoreClient LightningStoreServer",

@@ -117,7 +117,8 @@ async def test_close_reaches_the_channels_of_other_loops(api: RemoteApi) -> None
     thread = threading.Thread(target=use_elsewhere)
     thread.start()
     await in_thread
-    (elsewhere,) = [found.channel for found in api._channels._by_loop.values()]  # noqa: SLF001
+    (there,) = api._channels._by_loop.values()  # noqa: SLF001
+    (elsewhere,) = [found.channel for found in there.values()]
     await api.close()
     leave.set()
     await asyncio.to_thread(thread.join)

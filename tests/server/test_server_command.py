@@ -147,15 +147,22 @@ def test_a_wrong_environment_variable_is_named_as_its_option(
 
 
 def test_a_store_that_there_is_not_is_told() -> None:
-    result = run_command("--port", "0", "--store", "postgres://host/db")
+    result = run_command("--port", "0", "--store", "mysql://host/db")
     assert result.returncode == 1
-    assert "postgres://host/db" in result.stderr
+    assert "mysql://host/db" in result.stderr
     assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize(
     "url",
-    ["sqlite://", "sqlite://host/x", "sqlite:///x?synchronous=OFF", "memory://?max_bytes=7", "memory://?x=1", "memory"],
+    [
+        "sqlite://",
+        "sqlite://host/x",
+        "sqlite:///x?synchronous=FULL",
+        "memory://?max_bytes=7",
+        "memory://?x=1",
+        "memory",
+    ],
 )
 def test_a_store_url_must_be_right_in_every_part(url: str) -> None:
     with pytest.raises(InvalidArgument, match="Cannot open the store") as refused:

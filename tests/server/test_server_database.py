@@ -17,8 +17,8 @@ from store_process import StartServer, environment, run_command
 from agentlightning.store.engine.engine import Engine
 from agentlightning.store.errors import FailedPrecondition
 from agentlightning.store.storage import connection
-from agentlightning.store.storage.schema import VERSION
 from agentlightning.store.storage.sqlite import SqliteStorage
+from agentlightning.store.storage.sqlite_schema import VERSION
 
 NOBODY = 65534
 
@@ -178,7 +178,7 @@ def test_a_store_keeps_its_identity(path: Path, start_server: StartServer) -> No
 def test_a_store_is_made_wholly_or_not_at_all(path: Path) -> None:
     database = connection.open_database(str(path))
     with pytest.raises(sqlite3.IntegrityError):
-        connection.create_tables(database, None)  # type: ignore[arg-type]  fails at the last step
+        connection.bring_up_to_date(database, None)  # type: ignore[arg-type]  fails at the last step
     database.close()
     make_store(path)
 

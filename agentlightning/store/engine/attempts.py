@@ -73,7 +73,7 @@ def start(scope: Scope, request: v1.StartAttemptRequest) -> v1.StartAttemptRespo
     attempt = None if attempt_id is None else scope.tx.attempt(rollout.key, attempt_id)
     if attempt is None:
         attempt = begin_attempt(scope, rollout, worker_id=worker_id, lease=lease, attempt_id=attempt_id)
-        occupy_worker(scope, worker_id, rollout, attempt)
+        occupy_worker(scope, worker_id, rollout.rollout_id, attempt)
     elif attempt.worker_id != worker_id:
         raise AlreadyExists(
             f"Attempt {attempt_id} of rollout {request.rollout_id} belongs to another worker.",
@@ -103,7 +103,7 @@ def update(scope: Scope, request: v1.UpdateAttemptRequest) -> v1.UpdateAttemptRe
         if before != worker_id:
             settle_worker(scope, before, v1.WORKER_STATUS_IDLE)
         if attempt.status in LIVE:
-            occupy_worker(scope, worker_id, rollout, attempt)
+            occupy_worker(scope, worker_id, rollout.rollout_id, attempt)
     if request.status:
         failure = request.failure if request.HasField("failure") else None
         report(scope, rollout, attempt, request.status, failure, shown_time=scope.now if shown is None else shown)
@@ -127,14 +127,14 @@ def release(scope: Scope, request: v1.ReleaseAttemptsRequest) -> v1.ReleaseAttem
 
 
 def withdraw(scope: Scope, unheard: v1.DequeueRolloutsResponse) -> v1.ReleaseAttemptsResponse:
-    """Take back the claims of an answer that nobody waits for, unless the caller has repeated its claim since."""
+    """Take back the claims of an answer that nobody waits for, unless the caller has repeated its claim, here or at
+    another server: what has shown a sign of life may have been handed out by the repeat."""
     request = v1.ReleaseAttemptsRequest()
     for claim in unheard.claims:
         rollout_id, attempt_id = claim.attempt.rollout_id, claim.attempt.attempt_id
         rollout = scope.tx.rollout(scope.experiment.key, rollout_id)
         attempt = None if rollout is None else scope.tx.attempt(rollout.key, attempt_id)
-        last_sign = messages.timestamp_ns(claim.attempt, "last_heartbeat_time")
-        if attempt is not None and attempt.last_heartbeat_time == last_sign:
+        if attempt is not None and attempt.last_heartbeat_time is None:
             request.attempts.add(rollout_id=rollout_id, attempt_id=attempt_id)
     return release(scope, request)
 

@@ -6,7 +6,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import TypeVar
 
@@ -14,13 +14,13 @@ from google.protobuf.message import Message
 
 from agentlightning.store.api import DEFAULT_EXPERIMENT, LONGEST_POLL, MAX_MESSAGE_BYTES, CallContext
 from agentlightning.store.engine import attempts, experiments, messages, resources, rollouts, spans, streams, workers
-from agentlightning.store.engine.clock import Clock
 from agentlightning.store.engine.scope import Scope, SpanBound
 from agentlightning.store.engine.transitions import restart_watch, watch
 from agentlightning.store.engine.waiting import Waiters
 from agentlightning.store.engine.watchdog import Watchdog
 from agentlightning.store.errors import ResourceExhausted, StoreError
 from agentlightning.store.storage.base import Storage
+from agentlightning.store.storage.clock import Clock
 from agentlightning.store.storage.signals import Signal
 from agentlightning.store.storage.tx import Tx
 from lightning_store import v1
@@ -29,6 +29,7 @@ Q = TypeVar("Q", bound=Message)
 A = TypeVar("A")
 
 _WATCHED_AT_ONCE = 200
+_PAUSE_FOR_OTHERS = messages.SECOND // 10
 
 
 @cache
@@ -60,13 +61,15 @@ class Engine:
         self.storage = storage
         self.max_message_bytes = MAX_MESSAGE_BYTES
         self._span_bound = span_bound
-        self._clock = clock or Clock()
+        self._clock = clock or storage.clock
         self._start_time = self._clock.now()
         self._instance_id = uuid.uuid4().hex
         self._waiters = Waiters()
+        self._watch_term: int | None = None
         self._watchdog = Watchdog(self.look_after_attempts) if watches else None
         try:
-            storage.run_blocking(self._begin)
+            storage.run_blocking(lambda tx: experiments.ensure(tx, DEFAULT_EXPERIMENT, self._start_time))
+            self._take_watch()
         except BaseException:
             storage.close()
             raise
@@ -88,31 +91,46 @@ class Engine:
         self._waiters.close()
 
     def look_after_attempts(self) -> float | None:
-        """End the attempts that have exceeded a limit, and forget old deletions.
+        """End the attempts that have exceeded a limit, and forget old deletions, unless another server does.
 
         Returns:
             Seconds until this must be called again, None when there is nothing to watch.
         """
+        if not self._take_watch():
+            return None
         next_expiry = self.storage.run_blocking(self._look)
         return None if next_expiry is None else max(0.0, (next_expiry - self._clock.now()) / messages.SECOND)
 
-    def _begin(self, tx: Tx) -> None:
-        experiments.ensure(tx, DEFAULT_EXPERIMENT, self._start_time)
-        key = 0
-        while watched := tx.watched_attempts(key, _WATCHED_AT_ONCE):
-            for attempt in watched:
-                scope = self._scope(tx, tx.experiment_by_key(attempt.experiment).name, creates=False)
-                restart_watch(scope, tx.rollout_by_key(attempt.rollout), attempt)
-                key = attempt.key
+    def _take_watch(self) -> bool:
+        """Tell whether it is for this server to look after the attempts; silence counts from when it begins to."""
+        term = self.storage.watch_term()
+        if term is not None and term != self._watch_term:
+            key: int | None = 0
+            while key is not None:
+                key = self.storage.run_blocking(partial(self._restart_watch, after=key))
+            self._watch_term = term
+        return term is not None
+
+    def _restart_watch(self, tx: Tx, after: int) -> int | None:
+        """Restart the watch of some attempts; return the key of the last one, None when there are no more."""
+        watched = tx.watched_attempts(after, _WATCHED_AT_ONCE)
+        for attempt in watched:
+            scope = self._scope(tx, tx.experiment_by_key(attempt.experiment).name, creates=False)
+            restart_watch(scope, tx.rollout_by_key(attempt.rollout), attempt)
+        return watched[-1].key if watched else None
 
     def _look(self, tx: Tx) -> int | None:
         now = self._clock.now()
-        for attempt in tx.due_attempts(now, _WATCHED_AT_ONCE):
+        due = tx.due_attempts(now, _WATCHED_AT_ONCE)
+        for attempt in due:
             scope = Scope(tx, tx.experiment_by_key(attempt.experiment), now, self._span_bound)
             watch(scope, tx.rollout_by_key(attempt.rollout), attempt)
         tx.forget_tombstones(now - rollouts.TOMBSTONE_LIFE)
         oldest = tx.oldest_tombstone()
-        moments = [tx.next_expiry(), None if oldest is None else oldest + rollouts.TOMBSTONE_LIFE + 1]
+        expiry = tx.next_expiry()
+        if expiry is not None and not due:  # what is due already, others are changing just now
+            expiry = max(expiry, now + _PAUSE_FOR_OTHERS)
+        moments = [expiry, None if oldest is None else oldest + rollouts.TOMBSTONE_LIFE + 1]
         return min((moment for moment in moments if moment is not None), default=None)
 
     def _tell(self, signals: list[Signal]) -> None:
@@ -206,11 +224,13 @@ class Engine:
             request: The claim.
             experiment: Key of the experiment that the call began with; None at its beginning.
         """
+        has_gone = False
 
         def work(tx: Tx) -> tuple[v1.DequeueRolloutsResponse, int]:
             scope = self._scope(tx, context.experiment, creates=False)
             experiments.check_same(scope.experiment, experiment)
-            return rollouts.dequeue(scope, request, context.is_present), scope.experiment.key
+            response = rollouts.dequeue(scope, request, lambda: context.is_present() and not has_gone)
+            return response, scope.experiment.key
 
         claiming = self.storage.run(work)
         if not isinstance(claiming, asyncio.Future):  # it runs in place, and cannot be cancelled on the way
@@ -218,6 +238,7 @@ class Engine:
         try:
             return await asyncio.shield(claiming)
         except asyncio.CancelledError:
+            has_gone = True
             # Waited for, so that a server that ends does not close the storage before.
             await asyncio.shield(self._give_back(context, claiming))
             raise

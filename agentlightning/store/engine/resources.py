@@ -36,7 +36,7 @@ def add(scope: Scope, request: v1.AddResourcesRequest) -> v1.AddResourcesRespons
     """Publish a new set."""
     resources_id = check_id(request.resources_id, "resources_id") if request.resources_id else None
     body = _checked(request.resources)
-    row = None if resources_id is None else find(scope, resources_id)
+    row = None if resources_id is None else scope.tx.resources(scope.experiment.key, resources_id)
     if row is None:
         row = _publish(scope, resources_id or f"rs-{secrets.token_hex(6)}", body)
     elif row.version != 1 or row.fingerprint != messages.fingerprint(body):
@@ -53,7 +53,7 @@ def update(scope: Scope, request: v1.UpdateResourcesRequest) -> v1.UpdateResourc
     resources_id = check_id(request.resources_id, "resources_id")
     body = _checked(request.resources)
     digest = messages.fingerprint(body)
-    row = find(scope, resources_id)
+    row = scope.tx.resources(scope.experiment.key, resources_id, held=True)
     is_repeated = row is not None and row.fingerprint == digest and row.key == scope.experiment.latest_resources
     if row is not None and is_repeated:
         return v1.UpdateResourcesResponse(resources=messages.resources(row))

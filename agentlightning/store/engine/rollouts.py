@@ -71,7 +71,7 @@ def start(scope: Scope, request: v1.StartRolloutRequest) -> v1.StartRolloutRespo
     view, is_new = _create(scope, request.rollout, digest, queued=False)
     if is_new:
         attempt = begin_attempt(scope, view.row, worker_id=worker_id, lease=lease, attempt_id=attempt_id)
-        occupy_worker(scope, worker_id, view.row, attempt)
+        occupy_worker(scope, worker_id, view.row.rollout_id, attempt)
     else:
         attempts = scope.tx.attempts(view.row.key)
         if not attempts:  # it was handed back since
@@ -165,8 +165,10 @@ def dequeue(
 ) -> v1.DequeueRolloutsResponse:
     """Claim rollouts from the head of the queue for a caller who is still there."""
     lease = lease_ns(request)
+    if not is_present():
+        return v1.DequeueRolloutsResponse()
     claims = _earlier_claims(scope, request.claim_id) if request.claim_id else []
-    if claims or not is_present():
+    if claims:
         return _claimed(scope, request, claims)
     worker_id = check_id(request.worker_id, "worker_id") if request.worker_id else None
     worker = None if worker_id is None else ensure_worker(scope, worker_id)
@@ -174,16 +176,16 @@ def dequeue(
         scope.tx.update_worker(worker, last_dequeue_time=scope.now)
         return v1.DequeueRolloutsResponse(draining=True)
     limit = min(request.limit, MOST_ITEMS)
-    for view in _head_of_queue(scope, limit):
-        attempt = begin_attempt(scope, view.row, worker_id=worker_id, lease=lease, claim_id=request.claim_id or None)
+    for row, body in _head_of_queue(scope, limit):
+        attempt = begin_attempt(scope, row, worker_id=worker_id, lease=lease, claim_id=request.claim_id or None)
         claims.append(
             v1.Claim(
-                rollout=messages.rollout(RolloutView(view.row, view.body, attempt), scope.now),
-                attempt=messages.attempt_message(attempt, view.row.rollout_id, scope.now),
+                rollout=messages.rollout(RolloutView(row, body, attempt), scope.now),
+                attempt=messages.attempt_message(attempt, row.rollout_id, scope.now),
             )
         )
     if claims:
-        occupy_worker(scope, worker_id, view.row, attempt, last_dequeue_time=scope.now)
+        occupy_worker(scope, worker_id, row.rollout_id, attempt, last_dequeue_time=scope.now)
     elif worker is not None:
         scope.tx.update_worker(worker, last_dequeue_time=scope.now)
         if limit > 0 and worker.status != v1.WORKER_STATUS_BUSY:
@@ -191,13 +193,13 @@ def dequeue(
     return _claimed(scope, request, claims)
 
 
-def _head_of_queue(scope: Scope, limit: int) -> list[RolloutView]:
-    """Return the first rollouts of the queue, as many as an answer takes."""
-    taken: list[RolloutView] = []
+def _head_of_queue(scope: Scope, limit: int) -> list[tuple[RolloutRow, bytes]]:
+    """Return the first rollouts of the queue and their bodies, as many as an answer takes."""
+    taken: list[tuple[RolloutRow, bytes]] = []
     size = 0
-    for view in scope.tx.head_of_queue(scope.experiment.key, limit) if limit > 0 else ():
-        taken.append(view)
-        size += len(view.body)
+    for row, body in scope.tx.head_of_queue(scope.experiment.key, limit) if limit > 0 else ():
+        taken.append((row, body))
+        size += len(body)
         if size > MOST_BYTES:
             break
     return taken
@@ -324,7 +326,7 @@ def delete(scope: Scope, request: v1.DeleteRolloutsRequest) -> v1.DeleteRollouts
     query = Query(
         must=[Condition("experiment", "equals", scope.experiment.key)], conditions=conditions, limit=limit + 1
     )
-    rows = [row for row, _ in scope.tx.rollout_rows(query)]
+    rows = scope.tx.rollouts_to_delete(query)
     response = v1.DeleteRolloutsResponse(remaining=len(rows) > limit)
     for row in rows[:limit]:
         _delete(scope, row)

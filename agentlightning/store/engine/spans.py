@@ -33,14 +33,23 @@ _EVICTED_AT_ONCE = 100
 _RETRY_WHEN_FULL = 5.0
 
 
-class _Target:
+class _Counters:
+    """A rollout, and its counters as a request leaves them."""
+
+    __slots__ = ("rollout", "span_bytes", "span_seq", "spans")
+
+    def __init__(self, rollout: RolloutRow) -> None:
+        self.rollout = rollout
+        self.span_seq = rollout.span_seq
+        self.spans = rollout.spans
+        self.span_bytes = rollout.span_bytes
+
+
+class _Target(NamedTuple):
     """The attempt that spans of a request go to."""
 
-    __slots__ = ("attempt", "rollout")
-
-    def __init__(self, rollout: RolloutRow, attempt: AttemptRow) -> None:
-        self.rollout = rollout
-        self.attempt = attempt
+    counters: _Counters
+    attempt: AttemptRow
 
 
 class _Targets:
@@ -48,24 +57,24 @@ class _Targets:
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
-        self._rollouts: dict[str, RolloutRow] = {}
+        self._counters: dict[str, _Counters] = {}
         self._targets: dict[tuple[str, str], _Target] = {}
 
     def get(self, rollout_id: str, attempt_id: str) -> _Target:
         target = self._targets.get((rollout_id, attempt_id))
         if target is None:
-            rollout = self._rollouts.get(rollout_id)
-            if rollout is None:
-                rollout = self._rollouts[rollout_id] = existing(self._scope, rollout_id)
-            target = _Target(rollout, attempt_rules.named(self._scope, rollout, attempt_id))
+            counters = self._counters.get(rollout_id)
+            if counters is None:
+                counters = self._counters[rollout_id] = _Counters(existing(self._scope, rollout_id))
+            target = _Target(counters, attempt_rules.named(self._scope, counters.rollout, attempt_id))
             self._targets[rollout_id, attempt_id] = target
         return target
 
     def __iter__(self) -> Iterator[_Target]:
         return iter(self._targets.values())
 
-    def rollouts(self) -> Iterator[RolloutRow]:
-        return iter(self._rollouts.values())
+    def counters(self) -> Iterator[_Counters]:
+        return iter(self._counters.values())
 
 
 class _Arrival(NamedTuple):
@@ -98,10 +107,10 @@ def add(scope: Scope, request: v1.AddSpansRequest) -> v1.AddSpansResponse:
         response.sequence_ids.append(number)
     scope.tx.add_spans(rows)
     scope.tx.drop_unused_sources({arrival.source for arrival in arrivals} - {row.source for row in rows})
-    for rollout in targets.rollouts():
-        scope.tx.update_rollout(rollout, span_seq=rollout.span_seq, spans=rollout.spans, span_bytes=rollout.span_bytes)
+    for new in targets.counters():
+        scope.tx.update_rollout(new.rollout, span_seq=new.span_seq, spans=new.spans, span_bytes=new.span_bytes)
     for target in targets:
-        sign_of_life(scope, target.rollout, target.attempt, works=True)
+        sign_of_life(scope, target.counters.rollout, target.attempt, works=True)
     if rows and scope.span_bound is not None:
         _keep_bound(scope, scope.span_bound)
     return response
@@ -122,17 +131,17 @@ def _arrivals(scope: Scope, request: v1.AddSpansRequest, targets: _Targets) -> I
 
 
 def _row(arrival: _Arrival) -> SpanRow:
-    """Return the row of a new span, and count it in its rollout."""
+    """Return the row of a new span, and count it."""
     span, target, source, identity = arrival
-    rollout = target.rollout
-    number = span.sequence_id or rollout.span_seq + 1
+    counters = target.counters
+    number = span.sequence_id or counters.span_seq + 1
     body = span.SerializeToString()
-    rollout.span_seq = max(rollout.span_seq, number)
-    rollout.spans += 1
-    rollout.span_bytes += len(body)
+    counters.span_seq = max(counters.span_seq, number)
+    counters.spans += 1
+    counters.span_bytes += len(body)
     return SpanRow(
         key=0,
-        rollout=rollout.key,
+        rollout=counters.rollout.key,
         attempt=target.attempt.key,
         trace_id=None if identity is None else identity[2],
         span_id=None if identity is None else identity[1],
@@ -318,9 +327,9 @@ def reserve(scope: Scope, request: v1.ReserveSpanSequenceIdsRequest) -> v1.Reser
             raise InvalidArgument(
                 f"count must be 1 to {_MOST_RESERVED}, not {reservation.count}.", reason="INVALID_COUNT"
             )
-        rollout = targets.get(reservation.attempt.rollout_id, reservation.attempt.attempt_id).rollout
-        response.first_sequence_ids.append(rollout.span_seq + 1)
-        rollout.span_seq += reservation.count or 1
-    for rollout in targets.rollouts():
-        scope.tx.update_rollout(rollout, span_seq=rollout.span_seq)
+        counters = targets.get(reservation.attempt.rollout_id, reservation.attempt.attempt_id).counters
+        response.first_sequence_ids.append(counters.span_seq + 1)
+        counters.span_seq += reservation.count or 1
+    for new in targets.counters():
+        scope.tx.update_rollout(new.rollout, span_seq=new.span_seq)
     return response

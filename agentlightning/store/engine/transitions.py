@@ -180,7 +180,7 @@ def sign_of_life(
     if attempt.status != was or (works and rollout.queued):
         move_rollout(scope, rollout, v1.ROLLOUT_STATUS_RUNNING)
     if attempt.status != was:
-        occupy_worker(scope, attempt.worker_id, rollout, attempt)
+        occupy_worker(scope, attempt.worker_id, rollout.rollout_id, attempt)
 
 
 def report(
@@ -231,7 +231,7 @@ def report(
         if follows != rollout.status:
             move_rollout(scope, rollout, follows, keep_place=keep_place)
     if status in LIVE:
-        occupy_worker(scope, attempt.worker_id, rollout, attempt)
+        occupy_worker(scope, attempt.worker_id, rollout.rollout_id, attempt)
     else:
         known = status in (v1.ATTEMPT_STATUS_SUCCEEDED, v1.ATTEMPT_STATUS_FAILED)
         settle_worker(scope, attempt.worker_id, v1.WORKER_STATUS_IDLE if known else v1.WORKER_STATUS_UNKNOWN)
@@ -254,14 +254,12 @@ def watch(scope: Scope, rollout: RolloutRow, attempt: AttemptRow) -> None:
     report(scope, rollout, attempt, status, None, charged=not free, keep_place=free)
 
 
-def occupy_worker(
-    scope: Scope, worker_id: str | None, rollout: RolloutRow, attempt: AttemptRow, **changes: Any
-) -> None:
+def occupy_worker(scope: Scope, worker_id: str | None, rollout_id: str, attempt: AttemptRow, **changes: Any) -> None:
     """Take note that a worker has an attempt, and of further changes; None is no worker."""
     if worker_id is None:
         return
     worker = ensure_worker(scope, worker_id)
-    changes |= {"current_rollout_id": rollout.rollout_id, "current_attempt_id": attempt.attempt_id}
+    changes |= {"current_rollout_id": rollout_id, "current_attempt_id": attempt.attempt_id}
     if worker.status != v1.WORKER_STATUS_BUSY or worker.current_attempt_id != attempt.attempt_id:
         changes["last_busy_time"] = scope.now
     if worker.status != v1.WORKER_STATUS_BUSY:
@@ -276,8 +274,7 @@ def settle_worker(scope: Scope, worker_id: str | None, status: v1.WorkerStatus.V
         return
     other = scope.tx.live_attempt_of(scope.experiment.key, worker.worker_id)
     if other is not None:
-        rollout = scope.tx.rollout_by_key(other.rollout)
-        occupy_worker(scope, worker.worker_id, rollout, other)
+        occupy_worker(scope, worker.worker_id, scope.tx.rollout_id_of(other), other)
         return
     changes: dict[str, Any] = {"status": status, "current_rollout_id": None, "current_attempt_id": None}
     if status == v1.WORKER_STATUS_IDLE and worker.status != v1.WORKER_STATUS_IDLE:

@@ -50,6 +50,10 @@ class Waiters:
             for signal in signals:
                 if signal.topic == "queue":
                     self._wake_some(("queue", signal.experiment, ""), signal.value)
+                elif signal.topic == "everything":
+                    for key in self._by_key:
+                        if key[0] != "queue":
+                            self._wake_all(key)
                 elif signal.topic == "experiment":
                     for key in [key for key in self._by_key if key[1] == signal.experiment]:
                         self._wake_all(key)

@@ -12,21 +12,25 @@ from google.protobuf.message import Message
 
 from agentlightning.store import status
 from agentlightning.store.api import DEFAULT_EXPERIMENT, LONGEST_POLL, MAX_MESSAGE_BYTES, CallContext, StoreApi
-from agentlightning.store.errors import InvalidArgument, ResourceExhausted, StoreError, Unavailable
+from agentlightning.store.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted, StoreError, Unavailable
 from agentlightning.store.methods import EXPERIMENT_KEY, METHODS, Method
-from agentlightning.store.remote.channels import Channels, parse_address
+from agentlightning.store.remote.channels import Channels, OpenChannel, parse_addresses
 from agentlightning.store.remote.retries import Budgets, RetryPolicy, is_repeatable
 from lightning_store import v1
 
+_TURN = 1.0
+"""Seconds to wait for a connection to one server of several."""
+
 
 class Remote:
-    """Sends the calls of `StoreApi` to a server. Safe to use from any thread and any event loop.
+    """Sends the calls of `StoreApi` to one of the servers of a store. Safe to use from any thread and any event loop.
 
     A call that fails because the server cannot be reached, is overloaded or answers late is sent again where that
     cannot do harm, within the budgets of the retry policy. Any other is sent once, as soon as there is a connection.
+    A store with several servers is one that any of them serves: when one fails, the next is tried at once.
 
     Args:
-        address: As `parse_address` takes it. Nothing is connected before the first call.
+        address: As `parse_addresses` takes it. Nothing is connected before the first call.
         request_timeout: Seconds to wait for each answer, on top of what the call itself asks to wait.
         retries: When and how long to try again.
 
@@ -35,11 +39,15 @@ class Remote:
     """
 
     def __init__(self, address: str, *, request_timeout: float = 30.0, retries: RetryPolicy | None = None) -> None:
-        self.target = parse_address(address)
         self.request_timeout = request_timeout
         self.retries = retries or RetryPolicy()
         self.was_connected = False
-        self._channels = Channels(self.target)
+        self._channels = Channels(parse_addresses(address))
+
+    @property
+    def target(self) -> str:
+        """`host:port` of the server that is worked with."""
+        return self._channels.target
 
     async def close(self) -> None:
         """Close the connections; a later call opens them again."""
@@ -61,16 +69,20 @@ class Remote:
         may_repeat = is_repeatable(request)
         if not may_repeat:
             await self._connect()
+        untried = len(self._channels.targets) - 1
         while True:
+            here = self._channels.get()
             try:
-                answer = await self._callable(method)(data, timeout=timeout, metadata=_metadata(context))
+                answer = await _callable(here, method)(data, timeout=timeout, metadata=_metadata(context))
             except grpc.aio.AioRpcError as failure:
-                error = self._error(method, failure)
+                error = self._failed(here, method, failure)
                 if budgets is None:
                     budgets = Budgets(self.retries, was_connected=self.was_connected)
                 delay = budgets.delay_after(error) if may_repeat else None
                 if delay is None:
                     raise error from None
+                if untried:
+                    untried, delay = untried - 1, 0.0
                 await asyncio.sleep(delay)
             else:
                 self.was_connected = True
@@ -78,54 +90,70 @@ class Remote:
 
     async def stream(self, method: Method, context: CallContext, request: Message) -> AsyncGenerator[Any, None]:
         """Send a request and yield the messages of the answer. A stream that breaks is not begun again."""
-        call = self._callable(method)(request.SerializeToString(), timeout=context.timeout, metadata=_metadata(context))
+        here = self._channels.get()
+        call = _callable(here, method)(
+            request.SerializeToString(), timeout=context.timeout, metadata=_metadata(context)
+        )
         try:
             async for message in call:
                 self.was_connected = True
                 yield message
         except grpc.aio.AioRpcError as failure:
-            raise self._error(method, failure) from None
+            raise self._failed(here, method, failure) from None
         finally:
             call.cancel()
 
     async def _connect(self) -> None:
         """Wait for a connection as long as there is hope for one: until there is one, nothing was sent."""
-        channel = self._channels.get().channel
-        if channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
-            return
-        # Not asyncio.wait_for: before Python 3.12 it swallows a cancellation that comes with the connection.
-        ready = asyncio.ensure_future(channel.channel_ready())
-        try:
-            # Without a connection, the call itself says why.
-            await asyncio.wait({ready}, timeout=self.retries.patience(was_connected=self.was_connected))
-        finally:
-            ready.cancel()
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self.retries.patience(was_connected=self.was_connected)
+        is_only = len(self._channels.targets) == 1
+        while (left := end - loop.time()) > 0:  # without a connection, the call itself says why
+            here = self._channels.get()
+            if here.channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
+                return
+            # Not asyncio.wait_for: before Python 3.12 it swallows a cancellation that comes with the connection.
+            ready = asyncio.ensure_future(here.channel.channel_ready())
+            try:
+                done, _ = await asyncio.wait({ready}, timeout=left if is_only else min(left, _TURN))
+            finally:
+                ready.cancel()
+            if done:
+                return
+            self._channels.leave(here.target)
 
-    def _callable(self, method: Method) -> Any:
-        here = self._channels.get()
-        found = here.callables.get(method.name)
-        if found is None:
-            make = here.channel.unary_stream if method.streams else here.channel.unary_unary
-            found = here.callables[method.name] = make(
-                method.path, request_serializer=None, response_deserializer=method.response.FromString
-            )
-        return found
+    def _failed(self, here: OpenChannel, method: Method, failure: grpc.aio.AioRpcError) -> StoreError:
+        """Return the error of a call, and leave a server that could not be reached or did not answer."""
+        error = self._error(here, method, failure)
+        if isinstance(error, (DeadlineExceeded, Unavailable)):
+            self._channels.leave(here.target)
+        return error
 
-    def _error(self, method: Method, failure: grpc.aio.AioRpcError) -> StoreError:
+    def _error(self, here: OpenChannel, method: Method, failure: grpc.aio.AioRpcError) -> StoreError:
         trailing = failure.trailing_metadata() or ()
         error = status.decode(failure.code(), failure.details() or "", trailing)  # type: ignore[arg-type]
         if isinstance(error, ResourceExhausted) and error.reason == "RESOURCE_EXHAUSTED":
             # Not the store's word but that of the transport, which gives no details: a message is too large.
             error = ResourceExhausted(
-                f"{method.rpc}: a message is too large for the store at {self.target}: {error.message}",
+                f"{method.rpc}: a message is too large for the store at {here.target}: {error.message}",
                 reason="MESSAGE_TOO_LARGE",
             )
         # A server that ends cancels the calls that have not reached it yet; our own cancellations are no errors.
         if failure.code() is grpc.StatusCode.CANCELLED or error.reason == "UNAVAILABLE":
             error = Unavailable(
-                f"The store at {self.target} cannot be reached: {error.message}", reason="SERVER_UNREACHABLE"
+                f"The store at {here.target} cannot be reached: {error.message}", reason="SERVER_UNREACHABLE"
             )
         return error
+
+
+def _callable(here: OpenChannel, method: Method) -> Any:
+    found = here.callables.get(method.name)
+    if found is None:
+        make = here.channel.unary_stream if method.streams else here.channel.unary_unary
+        found = here.callables[method.name] = make(
+            method.path, request_serializer=None, response_deserializer=method.response.FromString
+        )
+    return found
 
 
 def _metadata(context: CallContext) -> tuple[tuple[str, str], ...]:

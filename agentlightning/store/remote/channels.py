@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -72,6 +74,15 @@ def parse_address(address: str) -> str:
     return f"[{host}]:{port}" if host is not None and ":" in host else f"{host}:{port}"
 
 
+def parse_addresses(addresses: str) -> list[str]:
+    """Return `host:port` for each of some addresses, which commas separate.
+
+    Raises:
+        ValueError: One of them is none.
+    """
+    return list(dict.fromkeys(parse_address(address.strip()) for address in addresses.split(",")))
+
+
 def _fault(address: str, fault: str) -> ValueError:
     return ValueError(f"Cannot connect to {address!r}: {fault}; write host:port, grpc://host:port or http://host:port.")
 
@@ -80,45 +91,62 @@ def _fault(address: str, fault: str) -> ValueError:
 class OpenChannel:
     """A channel, and the callables that were made of it."""
 
+    target: str
     channel: grpc.aio.Channel
     callables: dict[str, Any] = field(default_factory=dict)
     """By the names of the methods of `StoreApi`."""
 
 
 class Channels:
-    """The channels to one server: each event loop has its own, made at its first call.
+    """The channels to a store: each event loop has its own, made at its first call.
+
+    A store may have several servers. One is worked with until it fails, the first one being left to chance, so that
+    many clients spread over all of them.
 
     Args:
-        target: `host:port`.
+        targets: `host:port` of each server.
     """
 
-    def __init__(self, target: str) -> None:
-        self.target = target
+    def __init__(self, targets: Sequence[str]) -> None:
+        self.targets = targets
+        self._current = random.randrange(len(targets))
         self._lock = threading.Lock()
         # A channel holds its loop, so those of loops that have ended are let go when another is made.
-        self._by_loop: dict[asyncio.AbstractEventLoop, OpenChannel] = {}
+        self._by_loop: dict[asyncio.AbstractEventLoop, dict[str, OpenChannel]] = {}
+
+    @property
+    def target(self) -> str:
+        """The server that is worked with."""
+        return self.targets[self._current]
+
+    def leave(self, target: str) -> None:
+        """Work with the next server from now on, unless another call has left this one already."""
+        with self._lock:
+            if target == self.target:
+                self._current = (self._current + 1) % len(self.targets)
 
     def get(self) -> OpenChannel:
-        """Return the channel of the running event loop.
+        """Return the channel of the running event loop to the server that is worked with.
 
         Raises:
             ForkedError: This process was forked from one that had used gRPC.
         """
         use_grpc()
         loop = asyncio.get_running_loop()
-        found = self._by_loop.get(loop)
+        target = self.target
+        found = self._by_loop.get(loop, {}).get(target)
         if found is None:
-            found = OpenChannel(grpc.aio.insecure_channel(self.target, options=OPTIONS))
+            found = OpenChannel(target, grpc.aio.insecure_channel(target, options=OPTIONS))
             with self._lock:
                 for ended in [other for other in self._by_loop if other.is_closed()]:
                     del self._by_loop[ended]
-                self._by_loop[loop] = found
+                self._by_loop.setdefault(loop, {})[target] = found
         return found
 
     async def close(self) -> None:
         """Close the channels of all loops; later calls open new ones."""
         with self._lock:
-            channels = [(loop, found.channel) for loop, found in self._by_loop.items()]
+            channels = [(loop, one.channel) for loop, found in self._by_loop.items() for one in found.values()]
             self._by_loop.clear()
         here = asyncio.get_running_loop()
         for loop, channel in channels:

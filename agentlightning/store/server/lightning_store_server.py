@@ -30,7 +30,7 @@ class LightningStoreServer(StoreFace):
     In another process it is a `LightningStoreClient` to itself: that is what it is pickled as.
 
     Args:
-        store: The store to serve: `InMemoryLightningStore` or `SqliteLightningStore`.
+        store: The store to serve: `InMemoryLightningStore`, `SqliteLightningStore` or `PostgresLightningStore`.
         host: Host to listen on; None means `AGL_SERVER_HOST`, else 127.0.0.1.
         port: Port to listen on, 0 for a free one; None means `AGL_SERVER_PORT`, else 4747.
         cors_allow_origins: Not supported; browsers do not speak gRPC.
@@ -61,8 +61,8 @@ class LightningStoreServer(StoreFace):
     ) -> None:
         if not isinstance(store, LocalStore):
             raise TypeError(
-                f"LightningStoreServer serves InMemoryLightningStore and SqliteLightningStore, not "
-                f"{type(store).__name__}: a class of your own has no gRPC service."
+                "LightningStoreServer serves InMemoryLightningStore, SqliteLightningStore and PostgresLightningStore, "
+                f"not {type(store).__name__}: a class of your own has no gRPC service."
             )
         refused = {
             "cors_allow_origins=": cors_allow_origins is not None,

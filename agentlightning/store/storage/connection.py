@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from agentlightning.store.errors import Internal, ResourceExhausted, StoreError, Unavailable
-from agentlightning.store.storage.schema import APPLICATION_ID, DDL, VERSION
+from agentlightning.store.storage.sqlite_schema import APPLICATION_ID, STEPS, VERSION
 
 
 def open_database(path: str) -> sqlite3.Connection:
@@ -15,11 +15,25 @@ def open_database(path: str) -> sqlite3.Connection:
     return connection
 
 
-def create_tables(connection: sqlite3.Connection, store_id: str) -> None:
-    """Make a new, empty database a store."""
-    connection.executescript(f"BEGIN; {DDL} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};")
-    connection.execute("INSERT INTO store (key, store_id) VALUES (1, ?)", (store_id,))
-    connection.execute("COMMIT")
+def bring_up_to_date(connection: sqlite3.Connection, store_id: str) -> None:
+    """Make an empty database a store, or give one of an older release the tables of this one; wholly or not at all.
+
+    Args:
+        connection: The database.
+        store_id: Identity of a new store; one that exists keeps its own.
+    """
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    try:
+        connection.executescript(f"BEGIN IMMEDIATE; {''.join(STEPS[version:])}")
+        if version == 0:
+            connection.execute("INSERT INTO store (key, store_id) VALUES (1, ?)", (store_id,))
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
 
 
 def store_error(error: sqlite3.Error) -> StoreError:

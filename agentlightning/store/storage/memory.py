@@ -9,8 +9,10 @@ import weakref
 from collections.abc import Awaitable
 
 from agentlightning.store.storage.base import Listener, T, Work
-from agentlightning.store.storage.connection import create_tables, open_database, store_error
-from agentlightning.store.storage.tx import Experiments, Tx
+from agentlightning.store.storage.clock import Clock
+from agentlightning.store.storage.connection import bring_up_to_date, open_database, store_error
+from agentlightning.store.storage.sqlite_tx import SqliteTx
+from agentlightning.store.storage.tx import Experiments
 
 
 class MemoryStorage:
@@ -27,11 +29,12 @@ class MemoryStorage:
 
     def __init__(self, max_bytes: int | None = None) -> None:
         self.store_id = uuid.uuid4().hex
+        self.clock = Clock()
         self._connection = open_database(":memory:")
         if max_bytes is not None:
             (page,) = self._connection.execute("PRAGMA page_size").fetchone()
             self._connection.execute(f"PRAGMA max_page_count = {max(1, max_bytes // page)}")
-        create_tables(self._connection, self.store_id)
+        bring_up_to_date(self._connection, self.store_id)
         self._experiments = Experiments()
         # A store that is dropped unclosed must not make the interpreter warn of its database.
         self._close = weakref.finalize(self, self._connection.close)
@@ -49,7 +52,7 @@ class MemoryStorage:
 
     def run_blocking(self, work: Work[T]) -> T:
         with self._lock:
-            tx = Tx(self._connection, self._experiments)
+            tx = SqliteTx(self._connection, self._experiments)
             try:
                 self._connection.execute("BEGIN")
                 result = work(tx)
@@ -65,6 +68,9 @@ class MemoryStorage:
                 for listener in self._listeners:
                     listener(tx.signals)
         return result
+
+    def watch_term(self) -> int | None:
+        return 1
 
     def close(self) -> None:
         with self._lock:

@@ -12,7 +12,8 @@ class Signal(NamedTuple):
     """Something that others may wait for has been committed."""
 
     topic: str
-    """`queue`, `rollout`, `changes`, `resources`, `experiment` (it was deleted) or `deadline`."""
+    """`queue`, `rollout`, `changes`, `resources`, `experiment` (it was deleted), `deadline`, or `everything` (whatever
+    one may wait for in all experiments, the queue apart)."""
     experiment: int = 0
     """Key of the experiment."""
     name: str = ""

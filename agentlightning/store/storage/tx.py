@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import sqlite3
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from agentlightning.store.storage.rows import (
     AttemptRow,
@@ -43,7 +41,7 @@ SpanIdentity = tuple[int, bytes, bytes]
 
 
 class Experiments:
-    """What the only writer of a database may remember of experiments, from one transaction to the next."""
+    """What is remembered of experiments: for one transaction, or by the only writer of a database for longer."""
 
     def __init__(self) -> None:
         self.rows: dict[str, ExperimentRow] = {}
@@ -54,6 +52,14 @@ class Experiments:
         """Forget everything: after a transaction that was rolled back, it may not be true."""
         self.rows.clear()
         self.changes.clear()
+
+
+class Found(Protocol):
+    """What a statement found: rows, which can be walked once."""
+
+    def fetchone(self) -> Any: ...
+    def fetchall(self) -> list[Any]: ...
+    def __iter__(self) -> Iterator[Any]: ...
 
 
 class Condition(NamedTuple):
@@ -91,24 +97,32 @@ class RolloutView(NamedTuple):
     attempt: AttemptRow | None
 
 
+OF_EXPERIMENT = ("attempts", "rollouts", "sources", "resources", "workers", "tombstones", "tallies")
+"""The tables whose rows belong to an experiment."""
+
 _HEX_COLUMNS = {"trace_id", "span_id", "parent_id"}
 _VIEW = (
     f"{ROLLOUTS.columns}, bodies.body, {ATTEMPTS.columns} FROM rollouts "
     "JOIN bodies ON bodies.rollout = rollouts.key LEFT JOIN attempts ON attempts.key = rollouts.last_attempt"
-)
-_SELECT_LAST_CHANGE = (
-    "SELECT MAX(COALESCE((SELECT MAX(change_seq) FROM rollouts WHERE experiment = ?), 0), "
-    "COALESCE((SELECT MAX(change_seq) FROM tombstones WHERE experiment = ?), 0), "
-    "COALESCE((SELECT forgotten_seq FROM experiments WHERE key = ?), 0))"
 )
 _SELECT_ID = (
     "SELECT EXISTS (SELECT 1 FROM rollouts WHERE experiment = ? AND rollout_id = ?), "
     "EXISTS (SELECT 1 FROM tombstones WHERE experiment = ? AND rollout_id = ?)"
 )
 _SELECT_VIEW = f"SELECT {_VIEW} WHERE rollouts.experiment = ? AND rollouts.rollout_id = ?"
-_SELECT_QUEUE = f"SELECT {_VIEW} WHERE rollouts.experiment = ? AND rollouts.queued = 1 ORDER BY queue_place LIMIT ?"
+_SELECT_QUEUE = (
+    f"SELECT {ROLLOUTS.columns}, bodies.body FROM rollouts JOIN bodies ON bodies.rollout = rollouts.key "
+    "WHERE rollouts.experiment = ? AND rollouts.queued = 1 AND queue_place > ? ORDER BY queue_place LIMIT ?"
+)
+_SELECT_ATTEMPTS = f"SELECT {ATTEMPTS.columns} FROM attempts JOIN rollouts ON rollouts.key = attempts.rollout WHERE"
+_SELECT_TALLIES = "SELECT name, CAST(SUM(value) AS BIGINT) FROM tallies WHERE experiment = ? GROUP BY name"
 _SELECT_CHANGES = (
     f"SELECT {_VIEW} WHERE rollouts.experiment = ? AND rollouts.change_seq > ? ORDER BY rollouts.change_seq LIMIT ?"
+)
+_FORGET = (
+    "UPDATE experiments SET forgotten_seq = (SELECT MAX(seq) FROM (SELECT experiments.forgotten_seq AS seq "
+    "UNION ALL SELECT change_seq FROM tombstones WHERE experiment = experiments.key AND delete_time < ?) AS known) "
+    "WHERE key IN (SELECT experiment FROM tombstones WHERE delete_time < ?)"
 )
 _LOOKED_UP_AT_ONCE = 64
 _SELECT_IDENTITIES = (
@@ -123,37 +137,58 @@ def _view(values: Sequence[Any]) -> RolloutView:
     return RolloutView(RolloutRow(*values[:_WIDTH]), values[_WIDTH], attempt)
 
 
-class Tx:
+class Tx(ABC):
     """The rows inside one transaction. Rows that are handed out are not written by being changed: the
     `update` methods write, and bring the row up to date.
+
+    A work that writes has each rollout, with all that belongs to it, and each worker that it has read to itself until
+    its transaction ends. What stands here is said in SQL that all databases understand, with `?` for each value; the
+    class of each storage says the rest.
 
     Attributes:
         signals: What to tell those who wait, after the commit.
 
     Args:
-        connection: The database, in a transaction.
-        known: What the only writer remembers; None remembers nothing. Forgotten by whoever rolls back.
+        execute: Runs a statement with its values.
+        known: What is remembered of experiments. Forgotten by whoever rolls back.
     """
 
-    def __init__(self, connection: sqlite3.Connection, known: Experiments | None = None) -> None:
-        self._connection = connection
-        self._execute = connection.execute
-        self._known = Experiments() if known is None else known
+    _of_experiment: Sequence[str] = OF_EXPERIMENT
+
+    def __init__(self, execute: Callable[..., Found], known: Experiments) -> None:
+        self._execute = execute
+        self._known = known
         self.signals: list[Signal] = []
 
-    def _one(self, table: Table[R], where: str, *values: Any) -> R | None:
-        found = self._execute(table.select(where), values).fetchone()
+    @abstractmethod
+    def _insert(self, table: Table[R], row: R) -> None:
+        """Insert a row, and give it its key."""
+
+    @abstractmethod
+    def _among(self, column: str, values: Iterable[Any]) -> tuple[str, Any]:
+        """Return the condition that a column has one of the values, and what to bind in it."""
+
+    def _held(self, *tables: str, skip: bool = False) -> str:
+        """Return the end of a SELECT that keeps the rows of some tables to this transaction, if it writes.
+
+        Args:
+            tables: Those of the SELECT that are meant.
+            skip: True leaves out the rows that other transactions have to themselves, and waits for none.
+        """
+        return ""
+
+    def _one(self, table: Table[R], where: str, *values: Any, held: bool = False) -> R | None:
+        end = self._held(table.name) if held else ""
+        found = self._execute(table.select(where) + end, values).fetchone()
         return None if found is None else table.row(*found)
 
     def _all(self, table: Table[R], where: str, *values: Any) -> list[R]:
         return [table.row(*found) for found in self._execute(table.select(where), values)]
 
-    def _insert(self, table: Table[R], row: R) -> int:
-        cursor = self._execute(table.insert, table.values(row))
-        key = cursor.lastrowid
-        assert key is not None
-        row.key = key  # type: ignore[attr-defined]
-        return key
+    def _attempts_held(self, where: str, *values: Any, skip: bool = False) -> list[AttemptRow]:
+        """Return attempts, and keep them and their rollouts to this transaction."""
+        end = self._held("rollouts", "attempts", skip=skip)
+        return [AttemptRow(*found) for found in self._execute(f"{_SELECT_ATTEMPTS} {where}{end}", values)]
 
     def _update(self, table: Table[R], row: R, changes: dict[str, Any]) -> None:
         self._execute(table.update(tuple(changes)), [*changes.values(), row.key])  # type: ignore[attr-defined]
@@ -164,33 +199,30 @@ class Tx:
         """Return an experiment by its name."""
         row = self._known.rows.get(name)
         if row is None:
-            row = self._one(EXPERIMENTS, "name = ?", name)
+            row = self._find_experiment("name = ?", name)
             if row is not None:
                 self._known.rows[name] = row
         return row
 
+    @abstractmethod
     def last_change(self, experiment: ExperimentRow) -> int:
         """Return the number of the last change in an experiment, 0 when there was none."""
-        last = self._known.changes.get(experiment.key)
-        if last is None:
-            (last,) = self._execute(_SELECT_LAST_CHANGE, [experiment.key] * 3).fetchone()
-            self._known.changes[experiment.key] = last
-        return last
 
+    @abstractmethod
     def next_change(self, experiment: ExperimentRow) -> int:
         """Return the number of the next change in an experiment; it must be written to a row."""
-        number = self.last_change(experiment) + 1
-        self._known.changes[experiment.key] = number
-        return number
 
     def experiment_by_key(self, key: int) -> ExperimentRow:
         """Return an experiment that exists."""
         for row in self._known.rows.values():
             if row.key == key:
                 return row
-        found = self._one(EXPERIMENTS, "key = ?", key)
+        found = self._find_experiment("key = ?", key)
         assert found is not None
         return found
+
+    def _find_experiment(self, where: str, value: Any) -> ExperimentRow | None:
+        return self._one(EXPERIMENTS, where, value)
 
     def add_experiment(self, row: ExperimentRow) -> None:
         """Insert an experiment."""
@@ -206,31 +238,27 @@ class Tx:
         key = (experiment.key,)
         self._execute(f"DELETE FROM spans WHERE rollout IN {own}", key)
         self._execute(f"DELETE FROM bodies WHERE rollout IN {own}", key)
-        for table in ("attempts", "rollouts", "sources", "resources", "workers", "tombstones", "tallies"):
+        for table in self._of_experiment:
             self._execute(f"DELETE FROM {table} WHERE experiment = ?", key)
         self._execute("DELETE FROM experiments WHERE key = ?", key)
         self._known.clear()
 
     def tallies(self, experiment: int) -> dict[str, int]:
         """Return the totals of an experiment by name; absent ones are zero."""
-        return dict(self._execute("SELECT name, value FROM tallies WHERE experiment = ?", (experiment,)))
-
-    def count(self, table: Literal["resources", "workers"], experiment: int) -> int:
-        """Return the number of rows of an experiment in a table that has no tally."""
-        return int(self._execute(f"SELECT COUNT(*) FROM {table} WHERE experiment = ?", (experiment,)).fetchone()[0])
+        return dict(self._execute(_SELECT_TALLIES, (experiment,)))
 
     def span_bytes(self) -> int:
         """Return the bytes of the spans of all experiments."""
-        (total,) = self._execute("SELECT COALESCE(SUM(value), 0) FROM tallies WHERE name = 'span_bytes'").fetchone()
-        return int(total)
+        (total,) = self._execute("SELECT SUM(value) FROM tallies WHERE name = 'span_bytes'").fetchone()
+        return int(total or 0)
 
     def rollout(self, experiment: int, rollout_id: str) -> RolloutRow | None:
         """Return the state of a rollout."""
-        return self._one(ROLLOUTS, "experiment = ? AND rollout_id = ?", experiment, rollout_id)
+        return self._one(ROLLOUTS, "experiment = ? AND rollout_id = ?", experiment, rollout_id, held=True)
 
     def rollout_by_key(self, key: int) -> RolloutRow:
         """Return the state of a rollout that exists."""
-        found = self._one(ROLLOUTS, "key = ?", key)
+        found = self._one(ROLLOUTS, "key = ?", key, held=True)
         assert found is not None
         return found
 
@@ -242,10 +270,9 @@ class Tx:
     def finished(self, experiment: int, rollout_ids: Iterable[str], statuses: Iterable[int]) -> dict[str, bool]:
         """Tell for each of the named rollouts that exist whether its status is one of `statuses`."""
         wanted = set(statuses)
+        named, ids = self._among("rollout_id", rollout_ids)
         found = self._execute(
-            "SELECT rollout_id, status FROM rollouts WHERE experiment = ? "
-            "AND rollout_id IN (SELECT value FROM json_each(?))",
-            (experiment, json.dumps(list(rollout_ids))),
+            f"SELECT rollout_id, status FROM rollouts WHERE experiment = ? AND {named}", (experiment, ids)
         )
         return {rollout_id: status in wanted for rollout_id, status in found}
 
@@ -267,9 +294,21 @@ class Tx:
         """Replace the body of a rollout."""
         self._execute("UPDATE bodies SET body = ? WHERE rollout = ?", (body, row.key))
 
-    def head_of_queue(self, experiment: int, limit: int) -> Iterator[RolloutView]:
-        """Return the first rollouts of the queue, read as they are asked for."""
-        return map(_view, self._execute(_SELECT_QUEUE, (experiment, limit)))
+    def rollout_id_of(self, attempt: AttemptRow) -> str:
+        """Return the id of the rollout of an attempt, for others to change meanwhile."""
+        found: str = self._execute("SELECT rollout_id FROM rollouts WHERE key = ?", (attempt.rollout,)).fetchone()[0]
+        return found
+
+    def head_of_queue(self, experiment: int, limit: int) -> Iterator[tuple[RolloutRow, bytes]]:
+        """Return the first rollouts of the queue with their bodies, read as they are asked for."""
+        return self._queue(experiment, 0, limit)
+
+    def _queue(
+        self, experiment: int, after: int, limit: int, *, skip: bool = False
+    ) -> Iterator[tuple[RolloutRow, bytes]]:
+        statement = _SELECT_QUEUE + self._held("rollouts", "bodies", skip=skip)
+        for found in self._execute(statement, (experiment, after, limit)):
+            yield RolloutRow(*found[:_WIDTH]), found[_WIDTH]
 
     def changed_rollouts(self, experiment: int, after: int, limit: int) -> Iterator[RolloutView]:
         """Return the rollouts whose last change has a number above `after`, in the order of those numbers."""
@@ -314,11 +353,7 @@ class Tx:
         oldest = self.oldest_tombstone()
         if oldest is None or oldest >= before:
             return
-        self._execute(
-            "UPDATE experiments SET forgotten_seq = MAX(forgotten_seq, COALESCE((SELECT MAX(change_seq) "
-            "FROM tombstones WHERE experiment = experiments.key AND delete_time < ?), 0))",
-            (before,),
-        )
+        self._execute(_FORGET, (before, before))
         self._execute("DELETE FROM tombstones WHERE delete_time < ?", (before,))
         self._known.clear()
 
@@ -336,7 +371,9 @@ class Tx:
 
     def claimed_attempts(self, experiment: int, claim_id: str) -> list[AttemptRow]:
         """Return the attempts that a claim made, in their order."""
-        return self._all(ATTEMPTS, "experiment = ? AND claim_id = ? ORDER BY key", experiment, claim_id)
+        return self._attempts_held(
+            "attempts.experiment = ? AND attempts.claim_id = ? ORDER BY attempts.key", experiment, claim_id
+        )
 
     def live_attempt_of(self, experiment: int, worker_id: str) -> AttemptRow | None:
         """Return the live attempt that a worker took on last."""
@@ -348,14 +385,28 @@ class Tx:
         )
 
     def due_attempts(self, until: int, limit: int) -> list[AttemptRow]:
-        """Return the attempts of all experiments that the watchdog must look at, the most urgent first."""
-        return self._all(
-            ATTEMPTS, "expires_at IS NOT NULL AND expires_at <= ? ORDER BY expires_at LIMIT ?", until, limit
+        """Return the attempts of all experiments that the watchdog must look at, the most urgent first.
+
+        Those that somebody is changing just now may be left out.
+        """
+        return self._attempts_held(
+            "attempts.expires_at IS NOT NULL AND attempts.expires_at <= ? ORDER BY attempts.expires_at LIMIT ?",
+            until,
+            limit,
+            skip=True,
         )
 
     def watched_attempts(self, after: int, limit: int) -> list[AttemptRow]:
-        """Return the attempts of all experiments that have an expiry and a key above `after`, by key."""
-        return self._all(ATTEMPTS, "expires_at IS NOT NULL AND key > ? ORDER BY key LIMIT ?", after, limit)
+        """Return the attempts of all experiments that have an expiry and a key above `after`, by key.
+
+        Those that somebody is changing just now may be left out.
+        """
+        return self._attempts_held(
+            "attempts.expires_at IS NOT NULL AND attempts.key > ? ORDER BY attempts.key LIMIT ?",
+            after,
+            limit,
+            skip=True,
+        )
 
     def next_expiry(self) -> int | None:
         """Return the earliest time at which the watchdog must look at an attempt."""
@@ -380,29 +431,18 @@ class Tx:
         """Return the attempt of a rollout with the highest number."""
         return self._one(ATTEMPTS, "rollout = ? ORDER BY sequence_id DESC LIMIT 1", rollout)
 
+    @abstractmethod
     def source(self, experiment: int, fingerprint: bytes, body: bytes) -> int:
         """Return the key of a resource and scope, and keep it if it is new."""
-        found = self._execute(
-            "SELECT key FROM sources WHERE experiment = ? AND fingerprint = ?", (experiment, fingerprint)
-        ).fetchone()
-        if found is not None:
-            return int(found[0])
-        cursor = self._execute(
-            "INSERT INTO sources (experiment, fingerprint, spans, body) VALUES (?, ?, 0, ?)",
-            (experiment, fingerprint, body),
-        )
-        assert cursor.lastrowid is not None
-        return cursor.lastrowid
 
     def source_body(self, key: int) -> bytes:
         """Return a resource and scope."""
         found: bytes = self._execute("SELECT body FROM sources WHERE key = ?", (key,)).fetchone()[0]
         return found
 
+    @abstractmethod
     def drop_unused_sources(self, keys: Iterable[int]) -> None:
         """Delete those of the resources and scopes that no span came from."""
-        for key in keys:
-            self._execute("DELETE FROM sources WHERE key = ? AND spans <= 0", (key,))
 
     def stored_spans(self, identities: Iterable[SpanIdentity]) -> dict[SpanIdentity, int]:
         """Return the numbers of those of the spans that are stored."""
@@ -418,29 +458,21 @@ class Tx:
                     found[attempt, span_id, trace_id] = number
         return found
 
+    @abstractmethod
     def add_spans(self, rows: Sequence[SpanRow]) -> None:
         """Insert spans whose identities are new."""
-        self._connection.executemany(SPANS.insert, map(SPANS.values, rows))
-        for source, count in Counter(row.source for row in rows).items():
-            self._execute("UPDATE sources SET spans = spans + ? WHERE key = ?", (count, source))
 
     def span_counts(self, rollout: int) -> dict[int, int]:
         """Return the number of spans of each attempt of a rollout, by the attempt's key."""
         return dict(self._execute("SELECT attempt, COUNT(*) FROM spans WHERE rollout = ? GROUP BY attempt", (rollout,)))
 
+    @abstractmethod
     def delete_spans(self, rollout: int) -> None:
         """Delete the spans of a rollout, and the resources and scopes that no other span came from."""
-        counts = self._execute(
-            "SELECT source, COUNT(*) FROM spans WHERE rollout = ? GROUP BY source", (rollout,)
-        ).fetchall()
-        self._execute("DELETE FROM spans WHERE rollout = ?", (rollout,))
-        for source, count in counts:
-            self._execute("UPDATE sources SET spans = spans - ? WHERE key = ?", (count, source))
-        self.drop_unused_sources(source for source, _ in counts)
 
-    def resources(self, experiment: int, resources_id: str) -> ResourcesRow | None:
-        """Return a set of resources."""
-        return self._one(RESOURCES, "experiment = ? AND resources_id = ?", experiment, resources_id)
+    def resources(self, experiment: int, resources_id: str, *, held: bool = False) -> ResourcesRow | None:
+        """Return a set of resources; `held` keeps it to this transaction, to be changed."""
+        return self._one(RESOURCES, "experiment = ? AND resources_id = ?", experiment, resources_id, held=held)
 
     def resources_by_key(self, key: int) -> ResourcesRow | None:
         """Return a set of resources."""
@@ -456,7 +488,7 @@ class Tx:
 
     def worker(self, experiment: int, worker_id: str) -> WorkerRow | None:
         """Return a worker."""
-        return self._one(WORKERS, "experiment = ? AND worker_id = ?", experiment, worker_id)
+        return self._one(WORKERS, "experiment = ? AND worker_id = ?", experiment, worker_id, held=True)
 
     def add_worker(self, row: WorkerRow) -> None:
         """Insert a worker."""
@@ -474,9 +506,12 @@ class Tx:
         """Return rollouts, each with its position."""
         return ((_view(found[width:]), list(found[:width])) for found, width in self._select(ROLLOUTS, query, _VIEW))
 
-    def rollout_rows(self, query: Query) -> Iterator[tuple[RolloutRow, Position]]:
-        """Return the states of rollouts, each with its position."""
-        return self._list(ROLLOUTS, query)
+    def rollouts_to_delete(self, query: Query) -> list[RolloutRow]:
+        """Return the states of rollouts in the order of their keys."""
+        where, values = self._match(ROLLOUTS, query)
+        return self._all(
+            ROLLOUTS, f"{where} ORDER BY rollouts.key LIMIT ?{self._held('rollouts')}", *values, query.limit
+        )
 
     def attempt_list(self, query: Query) -> Iterator[tuple[AttemptRow, Position]]:
         """Return attempts, each with its position."""
@@ -496,7 +531,7 @@ class Tx:
 
     def total(self, table: Table[Any], query: Query) -> int:
         """Return the number of rows that match, whatever the page."""
-        where, values = _match(table, query)
+        where, values = self._match(table, query)
         return int(self._execute(f"SELECT COUNT(*) FROM {table.name} WHERE {where}", values).fetchone()[0])
 
     def _list(self, table: Table[R], query: Query) -> Iterator[tuple[R, Position]]:
@@ -504,7 +539,7 @@ class Tx:
         return ((table.row(*found[width:]), list(found[:width])) for found, width in self._select(table, query, source))
 
     def _select(self, table: Table[Any], query: Query, source: str) -> Iterator[tuple[Sequence[Any], int]]:
-        where, values = _match(table, query)
+        where, values = self._match(table, query)
         order = [*table.order[query.order], f"{table.name}.key"]
         if query.after is not None:
             marks = ", ".join("?" * len(order))
@@ -517,23 +552,22 @@ class Tx:
         )
         return ((found, len(order)) for found in self._execute(statement, [*values, query.limit, query.skip]))
 
+    def _match(self, table: Table[Any], query: Query) -> tuple[str, list[Any]]:
+        """Return the WHERE clause of a query without its page, and the values in it."""
+        values: list[Any] = []
+        clauses = [self._clause(table, condition, values) for condition in query.must]
+        filters = [self._clause(table, condition, values) for condition in query.conditions]
+        if filters:
+            clauses.append(f"({(' OR ' if query.match_any else ' AND ').join(filters)})")
+        return " AND ".join(clauses) or "TRUE", values
 
-def _match(table: Table[Any], query: Query) -> tuple[str, list[Any]]:
-    """Return the WHERE clause of a query without its page, and the values in it."""
-    values: list[Any] = []
-    clauses = [_clause(table, condition, values) for condition in query.must]
-    filters = [_clause(table, condition, values) for condition in query.conditions]
-    if filters:
-        clauses.append(f"({(' OR ' if query.match_any else ' AND ').join(filters)})")
-    return " AND ".join(clauses) or "1", values
-
-
-def _clause(table: Table[Any], condition: Condition, values: list[Any]) -> str:
-    column = f"{table.name}.{condition.column}"
-    if condition.column in _HEX_COLUMNS:
-        column = f"lower(hex(COALESCE({column}, x'')))"
-    if condition.op == "in":
-        values.append(json.dumps(list(condition.value)))
-        return f"{column} IN (SELECT value FROM json_each(?))"
-    values.append(condition.value)
-    return f"{column} = ?" if condition.op == "equals" else f"instr({column}, ?) > 0"
+    def _clause(self, table: Table[Any], condition: Condition, values: list[Any]) -> str:
+        column = f"{table.name}.{condition.column}"
+        if condition.column in _HEX_COLUMNS:
+            column = f"COALESCE(lower(hex({column})), '')"
+        if condition.op == "in":
+            clause, value = self._among(column, condition.value)
+        else:
+            clause, value = f"{column} = ?" if condition.op == "equals" else f"instr({column}, ?) > 0", condition.value
+        values.append(value)
+        return clause

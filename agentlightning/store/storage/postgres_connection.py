@@ -1,0 +1,151 @@
+"""Connections to PostgreSQL, the tables there, and saying clearly what is wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+from psycopg import errors
+from psycopg.types.numeric import Int8BinaryDumper, Int8Dumper
+from psycopg.types.string import StrDumperUnknown
+
+from agentlightning.store.errors import FailedPrecondition, Internal, ResourceExhausted, StoreError, Unavailable
+from agentlightning.store.storage.base import Durability
+from agentlightning.store.storage.postgres_schema import SCHEMA, STEPS, VERSION
+from agentlightning.store.storage.urls import without_password
+
+OLDEST = 14
+"""The oldest release of PostgreSQL that will do: the first that ends idle sessions by itself."""
+
+_SYNCHRONOUS_COMMIT = {"power-cut": "on", "crash": "off", "none": "off"}
+_CONNECT = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+_PREPARE_AFTER = 2
+_MOST_PREPARED = 500
+_RETRY_AFTER = 1.0
+
+_OVERTAKEN = (
+    errors.LockNotAvailable,
+    errors.DeadlockDetected,
+    errors.SerializationFailure,
+    errors.UniqueViolation,
+)
+_UNREACHABLE = (psycopg.OperationalError, psycopg.InterfaceError)
+
+
+class _TextDumper(StrDumperUnknown):
+    """PostgreSQL cannot hold the character NUL in a text."""
+
+    def dump(self, obj: str) -> Any:
+        return super().dump(obj.replace("\0", "\ufffd") if "\0" in obj else obj)
+
+
+def connect(url: str, durability: Durability, **settings: str) -> psycopg.Connection[Any]:
+    """Open a connection, with transactions begun and ended by hand.
+
+    Args:
+        url: As PostgreSQL writes it.
+        durability: What commits survive.
+        settings: Settings of the session.
+    """
+    settings = {
+        "search_path": SCHEMA,
+        "synchronous_commit": _SYNCHRONOUS_COMMIT[durability],
+        "client_min_messages": "warning",
+        # A server that was stopped in the middle of a transaction must not hold up the others for ever.
+        "idle_in_transaction_session_timeout": "10s",
+        "tcp_keepalives_idle": "10",
+        "tcp_keepalives_interval": "5",
+        "tcp_keepalives_count": "3",
+        **settings,
+    }
+    options = {name: value for name, value in _CONNECT.items() if f"{name}=" not in url}
+    connection: psycopg.Connection[Any] = psycopg.connect(
+        url,
+        autocommit=True,
+        application_name="agentlightning",
+        **options,  # type: ignore[arg-type]
+    )
+    try:
+        connection.prepare_threshold = _PREPARE_AFTER
+        connection.prepared_max = _MOST_PREPARED
+        for dumper in (Int8Dumper, Int8BinaryDumper):  # one type for all: a statement is prepared once
+            connection.adapters.register_dumper(int, dumper)
+        connection.adapters.register_dumper(str, _TextDumper)
+        names, values = list(settings), list(settings.values())
+        connection.execute(
+            "SELECT set_config(name, value, false) FROM unnest(%s::TEXT[], %s::TEXT[]) AS new (name, value)",
+            (names, values),
+        )
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def open_store(url: str) -> str:
+    """Make an empty database a store, or bring one of an older release up to date; return the identity of the data.
+
+    Of several servers that start at once one does it, and the others wait.
+
+    Raises:
+        StoreError: The database cannot be reached, is too old, or is of a newer release.
+    """
+    try:
+        with connect(url, "power-cut") as connection:
+            if connection.info.server_version < OLDEST * 10_000:
+                raise _refusal(
+                    url, f"it is PostgreSQL {connection.info.server_version // 10_000}, not {OLDEST} or newer"
+                )
+            with connection.transaction():
+                connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('agentlightning migrations', 0))")
+                _bring_up_to_date(connection, url)
+            (store_id,) = connection.execute("SELECT store_id FROM store").fetchone()  # type: ignore[misc]
+    except psycopg.Error as error:
+        raise _refusal(url, str(error).strip()) from error
+    return str(store_id)
+
+
+def _bring_up_to_date(connection: psycopg.Connection[Any], url: str) -> None:
+    (known,) = connection.execute("SELECT to_regclass(%s)", (f"{SCHEMA}.migrations",)).fetchone()  # type: ignore[misc]
+    if known is None:
+        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+        connection.execute("CREATE TABLE migrations (version BIGINT PRIMARY KEY, made TIMESTAMPTZ DEFAULT now())")
+    (version,) = connection.execute("SELECT COALESCE(MAX(version), 0) FROM migrations").fetchone()  # type: ignore[misc]
+    if version > VERSION:
+        fault = f"its tables are of version {version}, this release works with {VERSION}"
+        raise _refusal(url, fault, reason="SCHEMA_VERSION")
+    for number in range(version, VERSION):
+        connection.execute(STEPS[number])
+        connection.execute("INSERT INTO migrations (version) VALUES (%s)", (number + 1,))
+
+
+def _refusal(url: str, fault: str, *, reason: str = "DATABASE_UNAVAILABLE") -> FailedPrecondition:
+    return FailedPrecondition(f"Cannot open {without_password(url)}: {fault}.", reason=reason)
+
+
+def was_overtaken(error: BaseException) -> bool:
+    """Tell whether a work failed because another transaction was faster, so that running it again helps."""
+    return isinstance(error, _OVERTAKEN)
+
+
+def is_lost(connection: psycopg.Connection[Any], error: BaseException) -> bool:
+    """Tell whether an error means that a connection must be opened anew."""
+    return connection.closed or isinstance(error, (errors.ReadOnlySqlTransaction, errors.CannotConnectNow))
+
+
+def store_error(error: psycopg.Error) -> StoreError:
+    """Return what an error of PostgreSQL means to the caller of a store."""
+    text = str(error).strip()
+    if isinstance(error, errors.DiskFull):
+        return ResourceExhausted(
+            f"The database is full: {text}. Delete rollouts, or give it more room.", reason="STORAGE_FULL"
+        )
+    if was_overtaken(error):
+        return Unavailable(f"The database is overloaded: {text}.", reason="CONTENTION", retry_after=_RETRY_AFTER)
+    if isinstance(error, _UNREACHABLE):
+        return Unavailable(
+            f"The database cannot be reached: {text}.", reason="DATABASE_UNREACHABLE", retry_after=_RETRY_AFTER
+        )
+    return Internal(
+        f"The storage failed: {text}.", reason="STORAGE_FAILED", metadata={"sqlstate": error.sqlstate or ""}
+    )
