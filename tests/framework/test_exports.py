@@ -21,17 +21,17 @@ EXPORTS = {
         LegacyAgentRunner LightningEnvVar LightningStore LightningStoreCapabilities LightningStoreClient
         LightningStoreServer LightningStoreStatistics LightningStoreThreaded Link LitAgent LitAgentRunner
         LlmProxyTraceToTriplet MultiprocessingEvent NamedResources OperationContext OtelResource
-        OtelTraceAdapter OtelTracer PaginatedResult ParallelWorkerBase PostgresLightningStore PromptTemplate ProxyLLM Resource
-        ResourceUnion ResourcesUpdate Rollout RolloutConfig RolloutLegacy RolloutMode RolloutRawResult
-        RolloutRawResultLegacy RolloutStatus Runner RunnerBundle SharedMemoryExecutionStrategy SortOptions
-        Span SpanAttributeNames SpanContext SpanCoreFields SpanLike SpanNames SpanRecordingContext
+        OtelTraceAdapter OtelTracer PaginatedResult ParallelWorkerBase PostgresLightningStore PromptTemplate
+        ProxyLLM Resource ResourceUnion ResourcesUpdate Rollout RolloutConfig RolloutLegacy RolloutMode
+        RolloutRawResult RolloutRawResultLegacy RolloutStatus Runner RunnerBundle SharedMemoryExecutionStrategy
+        SortOptions Span SpanAttributeNames SpanContext SpanCoreFields SpanLike SpanNames SpanRecordingContext
         SqliteLightningStore StatusCode Task TaskIfAny TaskInput ThreadingEvent TraceAdapter TraceState
         TraceStatus TraceToMessages TraceToTripletBase Tracer TracerTraceToTriplet Trainer Triplet Worker
         WorkerCommand WorkerStatus algo build_component clear_active_tracer configure_logger convert_timestamp
         current_worker_name emit_annotation emit_exception emit_message emit_object emit_reward encode_object
         find_final_reward find_reward_spans get_active_tracer get_message_value get_object_value
-        get_reward_value get_rewards_from_span is_reward_span lightning_cli llm_rollout operation
-        prompt_rollout resolve_bool_env_var resolve_int_env_var resolve_str_env_var reward rollout
+        get_reward_value get_rewards_from_span is_reward_span lightning_cli llm_rollout operation prompt_rollout
+        resolve_bool_env_var resolve_int_env_var resolve_str_env_var reward rollout
         set_active_tracer setup_logging setup_module_logging""",
     "agentlightning.adapter": """Adapter LlmProxyTraceToTriplet OtelTraceAdapter TraceAdapter TraceToMessages
         TraceToTripletBase TracerTraceToTriplet""",
