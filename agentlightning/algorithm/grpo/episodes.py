@@ -7,9 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any, Final
 
 from agentlightning.adapter.triplet import LlmProxyTraceToTriplet
+from agentlightning.algorithm.grpo.progress import BatchProgress
 from agentlightning.algorithm.grpo.samples import Episode, UnusableSpans, read_calls
 from agentlightning.emitter.reward import find_final_reward
 from agentlightning.store.base import LightningStore
@@ -56,7 +58,7 @@ class Episodes:
         *,
         temperature: float,
         failed_reward: float | None,
-        on_finished: Callable[[str, int, int, float | None], None] = lambda label, done, total, reward: None,
+        on_finished: Callable[[BatchProgress], None] = lambda progress: None,
     ) -> None:
         """Prepares to run the agent.
 
@@ -66,7 +68,7 @@ class Episodes:
             config: Limits and retries of each rollout.
             temperature: The temperature of model calls that asked for none.
             failed_reward: What a rollout counts that failed after model calls, or reported no reward. None: it is lost.
-            on_finished: Is told of each rollout: the label of its batch, how many of how many have finished, the reward.
+            on_finished: Is told of each rollout that has finished.
         """
         self._store = store
         self._run = run
@@ -110,17 +112,14 @@ class Episodes:
         ids = [str(request.rollout_id) for request in wanted]
         read: dict[str, Episode] = {}
         lost: Counter[str] = Counter()
-        done = 0
         async with aclosing(self._store.wait_iter(rollout_ids=ids)) as finished:
             async for rollout in finished:
-                done += 1
                 try:
-                    episode = read[rollout.rollout_id] = await self._read(rollout, needs_calls)
-                    reward: float | None = episode.reward
+                    read[rollout.rollout_id] = await self._read(rollout, needs_calls)
                 except UnusableSpans as error:
                     lost[str(error)] += 1
-                    reward = None
-                self._on_finished(label, done, len(ids), reward)
+                mean = fmean(episode.reward for episode in read.values()) if read else None
+                self._on_finished(BatchProgress(label, len(read) + lost.total(), len(ids), mean))
         groups = [
             [read[rollout_id] for rollout_id in ids[begin : begin + each] if rollout_id in read]
             for begin in range(0, len(ids), each)

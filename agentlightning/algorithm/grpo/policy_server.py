@@ -7,7 +7,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -17,15 +17,9 @@ from agentlightning.algorithm.grpo.answers import Answer, ChatAnswer, Completion
 from agentlightning.algorithm.grpo.decoding import Decoder, Generation
 from agentlightning.algorithm.grpo.policy import Policy
 from agentlightning.algorithm.grpo.requests import BadRequest, ChatRequest, CompletionRequest, ServedModel
+from agentlightning.gateway.backends import ATTEMPT_HEADER, ROLLOUT_HEADER
+from agentlightning.gateway.call import VERSION_HEADER
 from agentlightning.utils.http_serving import HttpServer
-
-ROLLOUT_HEADER: Final = "agentlightning-rollout-id"
-"""Header of requests: the rollout that asks."""
-ATTEMPT_HEADER: Final = "agentlightning-attempt-id"
-"""Header of requests: its attempt."""
-VERSION_HEADER: Final = "agentlightning-model-version"
-"""Header of answers: the version of the weights."""
-
 
 class PolicyServer:
     """Serves a policy on this machine, from threads of this process.
