@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-COLOURS = ("red", "green", "blue", "white")
-ANSWERS = ("stop", "go", "sea", "snow")
+COLOURS = ("red", "green")
+ANSWERS = ("stop", "go")
 TASKS = [{"colour": colour, "answer": answer} for colour, answer in zip(COLOURS, ANSWERS, strict=True)]
 """The toy task: to answer each colour with its word."""
 
-_SPECIAL = ("<pad>", "<end>", "<unknown>", "<user>", "<assistant>", "<tool>")
+_SPECIAL = ("<pad>", "<end>", "<unknown>", "<user>", "<assistant>")
 _TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<' + message['role'] + '> ' + message['content'] }}"
