@@ -10,7 +10,10 @@ from openai import AsyncOpenAI
 
 from agentlightning import LLM, rollout
 
-REQUEST = 'Extract the "city", the "country" and the "population" from the sentence as JSON.\n\nSentence: {sentence}'
+REQUEST = (
+    "{sentence}\n\n"
+    'Write this as a JSON object with the keys "city", "country" and "population". Write nothing else.'
+)
 
 
 @rollout
