@@ -1,4 +1,4 @@
-"""Looks into the database of a finished quickstart: what each prompt scored, and what the model answered."""
+"""Looks into the database of a finished prompt search: what each prompt scored, and what the model answered."""
 
 from __future__ import annotations
 

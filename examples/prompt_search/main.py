@@ -1,4 +1,4 @@
-"""The quickstart: a small language model agent gets better at a task, through a store server.
+"""Prompt search: a small language model agent gets better at a task, through a store server.
 
 Three kinds of processes: the store server with its database; two runners, which run the agent; and this one, which
 runs the algorithm. They talk to the server over gRPC, and to each other not at all.
@@ -28,7 +28,7 @@ READY = "agentlightning store listening on "
 
 
 def main() -> int:
-    """Runs the quickstart; returns the exit code."""
+    """Runs the example; returns the exit code."""
     options = parse_options()
     started = time.monotonic()
     try:
@@ -53,7 +53,7 @@ def main() -> int:
         print("\nStopped. Server and runners have left; what was done so far is in the database.", file=sys.stderr)
         return 130
     except (StoreError, RuntimeError, OSError, ImportError, ValueError) as error:
-        print(f"\nquickstart: {error}", file=sys.stderr)
+        print(f"\nprompt_search: {error}", file=sys.stderr)
         return 1
     look = Path(__file__).with_name("look.py")
     print(f"\nThat took {time.monotonic() - started:.0f} s. Every rollout, answer and reward is in {database}.")

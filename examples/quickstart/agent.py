@@ -11,8 +11,7 @@ from openai import AsyncOpenAI
 from agentlightning import LLM, rollout
 
 REQUEST = (
-    "{sentence}\n\n"
-    'Write this as a JSON object with the keys "city", "country" and "population". Write nothing else.'
+    '{sentence}\n\nWrite this as a JSON object with the keys "city", "country" and "population". Write nothing else.'
 )
 
 

@@ -58,4 +58,7 @@ def load_splits(train_size: int, held_out_size: int, seed: int) -> tuple[list[Ta
 
 def _write_task(form: str, city: Any, country: str) -> Task:
     sentence = form.format(city=city["name"], country=country, population=city["population"])
-    return {"sentence": sentence, "fields": {"city": city["name"], "country": country, "population": city["population"]}}
+    return {
+        "sentence": sentence,
+        "fields": {"city": city["name"], "country": country, "population": city["population"]},
+    }

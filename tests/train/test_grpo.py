@@ -28,7 +28,15 @@ READY = "agentlightning store listening on "
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
     """A store server in a process of its own."""
-    command = [sys.executable, "-m", "agentlightning.store_grpc", "--port", "0", "--store", f"sqlite:///{tmp_path}/s.db"]
+    command = [
+        sys.executable,
+        "-m",
+        "agentlightning.store_grpc",
+        "--port",
+        "0",
+        "--store",
+        f"sqlite:///{tmp_path}/s.db",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     line = process.stdout.readline()
@@ -155,9 +163,7 @@ async def without_reward(task: dict[str, str], llm: agl.LLM) -> None:
     ids=["no model call", "failure", "no reward"],
 )
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")
-def test_a_step_that_teaches_nothing_ends_the_training_with_the_reason(
-    agent: Any, why: str, tmp_path: Path
-) -> None:
+def test_a_step_that_teaches_nothing_ends_the_training_with_the_reason(agent: Any, why: str, tmp_path: Path) -> None:
     config = replace(CONFIG, group_size=2, validate_every=0)
     algorithm = GRPO(load_tiny_model, config, folder=tmp_path)
     with pytest.raises(RuntimeError, match=why):

@@ -87,7 +87,7 @@ def test_gradients_are_scaled_down_to_the_longest_that_is_allowed() -> None:
     policy = tiny_policy()
     learner = Learner(policy, replace(CONFIG, max_grad_norm=1e-3))
     seen = []
-    learner._optimizer.register_step_pre_hook(
+    learner._optimizer.register_step_pre_hook(  # noqa: SLF001
         lambda optimizer, *_: seen.append(
             math.sqrt(sum(float(weight.grad.norm()) ** 2 for weight in optimizer.param_groups[0]["params"]))
         )

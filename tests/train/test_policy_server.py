@@ -203,6 +203,14 @@ async def test_what_cannot_be_answered_is_refused_with_the_reason(
     assert why in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(("prompt", "why"), [([3, 999], "token ids must be from 0 to 8"), ([], "1 to 15 tokens")])
+async def test_tokens_that_the_model_does_not_know_are_refused(
+    prompt: list[int], why: str, client: AsyncOpenAI
+) -> None:
+    with pytest.raises(BadRequestError, match=why):
+        await client.completions.create(model="policy", prompt=prompt)
+
+
 async def test_what_clients_send_without_need_is_ignored(http: httpx.AsyncClient) -> None:
     needless = {"frequency_penalty": 0, "user": "me", "store": False, "response_format": {"type": "text"}}
     answer = await http.post("/chat/completions", json={"model": "policy", "messages": MESSAGES, **needless})

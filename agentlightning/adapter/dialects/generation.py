@@ -6,7 +6,13 @@ from typing import Any
 
 from agentlightning.adapter.model_calls import Dialect, ModelCall
 from agentlightning.adapter.parsing import numbered, structure, token_ids
-from agentlightning.codec.generation import MODEL, MODEL_VERSION, PROMPT_TOKEN_IDS, RESPONSE_LOGPROBS, RESPONSE_TOKEN_IDS
+from agentlightning.codec.generation import (
+    MODEL,
+    MODEL_VERSION,
+    PROMPT_TOKEN_IDS,
+    RESPONSE_LOGPROBS,
+    RESPONSE_TOKEN_IDS,
+)
 from agentlightning.types import Span
 
 __all__ = ["GENERATION", "is_gateway_span"]

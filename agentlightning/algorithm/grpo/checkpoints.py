@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -57,10 +56,6 @@ class Checkpoints:
         learner.load_state(state["optimizer"])
         policy.version = state["version"]
         return True
-
-    def clear(self) -> None:
-        """Removes all checkpoints."""
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _found(self) -> Iterator[tuple[int, Path]]:
         for path in self._folder.iterdir() if self._folder.is_dir() else ():

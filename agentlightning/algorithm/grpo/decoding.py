@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import logging
-import os
 import random
 import threading
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from agentlightning.algorithm.grpo.caches import Cache, PromptCache
 from agentlightning.algorithm.grpo.policy import Policy
 
 logger = logging.getLogger(__name__)
 
 FinishReason = Literal["stop", "length"]
-
-_CACHED_PROMPT_TOKENS: Final = 16_384
-"""How many tokens of prompts are kept for others that begin alike."""
 
 
 @dataclass
@@ -122,13 +119,13 @@ class Decoder:
 
 
 class _Batch:
-    """The answers that are being made. Rows of the cache are aligned at their ends, so that new tokens stand together."""
+    """The answers that are being made, each a row of the cache."""
 
     def __init__(self, policy: Policy) -> None:
         self.generations: list[Generation] = []
         self._policy = policy
-        self._prompts = _PromptCache(policy)
-        self._cache: _Cache | None = None
+        self._prompts = PromptCache(policy)
+        self._cache: Cache | None = None
         self._lengths: list[int] = []
 
     def fail(self, error: BaseException) -> None:
@@ -171,16 +168,16 @@ class _Batch:
             input_ids=torch.tensor([[each.tokens[-1]] for each in self.generations[:count]], device=device),
             position_ids=lengths[:, None] - 1,
             attention_mask=(torch.arange(width, device=device) >= width - lengths[:, None]).long(),
-            past_key_values=cache.mutable(),
+            past_key_values=cache.for_model(),
             use_cache=True,
         )
-        cache.take(output.past_key_values)
+        self._cache = Cache.of(output.past_key_values)
         logits: Tensor = output.logits[:, -1]
         return logits
 
-    def _join(self, caches: Sequence[_Cache]) -> None:
+    def _join(self, caches: Sequence[Cache]) -> None:
         self._lengths += [cache.width for cache in caches]
-        self._cache = _Cache.joined([*([self._cache] if self._cache else []), *caches])
+        self._cache = Cache.joined([*([self._cache] if self._cache else []), *caches])
 
     def _drop_finished(self) -> None:
         keep = [index for index, generation in enumerate(self.generations) if not generation.is_over]
@@ -190,94 +187,6 @@ class _Batch:
         begun = [index for index in keep if index < len(self._lengths)]
         self._lengths = [self._lengths[index] for index in begun]
         self._cache = self._cache.rows(begun, max(self._lengths)) if self._cache and begun else None
-
-
-class _Cache:
-    """Keys and values of some rows, aligned at their ends, for each layer of shape (rows, heads, width, size)."""
-
-    def __init__(self, layers: list[tuple[Tensor, Tensor]]) -> None:
-        self._layers = layers
-
-    @classmethod
-    def of(cls, cache: Any) -> _Cache:
-        return cls([(layer.keys, layer.values) for layer in cache.layers])
-
-    @classmethod
-    def joined(cls, caches: Sequence[_Cache]) -> _Cache:
-        width = max(cache.width for cache in caches)
-        pads = [(0, 0, width - cache.width, 0) for cache in caches]
-
-        def join(part: int, layer: int) -> Tensor:
-            rows = [
-                torch.nn.functional.pad(cache._layers[layer][part], pad)
-                for cache, pad in zip(caches, pads, strict=True)
-            ]
-            return torch.cat(rows)
-
-        return cls([(join(0, layer), join(1, layer)) for layer in range(len(caches[0]._layers))])
-
-    @property
-    def width(self) -> int:
-        return self._layers[0][0].shape[-2]
-
-    def mutable(self) -> Any:
-        """Returns it as the model takes it. What the model adds does not appear here; see `take`."""
-        from transformers import DynamicCache
-
-        return DynamicCache(self._layers)
-
-    def take(self, cache: Any) -> None:
-        self._layers = self.of(cache)._layers
-
-    def rows(self, indices: Sequence[int], width: int) -> _Cache:
-        """Returns some of the rows, the last `width` columns of them."""
-        return _Cache(
-            [
-                (keys[list(indices), :, keys.shape[-2] - width :], values[list(indices), :, values.shape[-2] - width :])
-                for keys, values in self._layers
-            ]
-        )
-
-    def beginning(self, width: int) -> _Cache:
-        return _Cache([(keys[..., :width, :], values[..., :width, :]) for keys, values in self._layers])
-
-
-class _PromptCache:
-    """Reads prompts; what they have in common with the ones before is not read again while the weights are the same."""
-
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
-        self._version = policy.version
-        self._kept: OrderedDict[tuple[int, ...], tuple[_Cache, Tensor]] = OrderedDict()
-
-    def read(self, prompt: Sequence[int]) -> tuple[_Cache, Tensor]:
-        """Returns the cache of a prompt, and the logits of what may follow, of shape (1, tokens)."""
-        if self._version != self._policy.version:
-            self._kept.clear()
-            self._version = self._policy.version
-        key = tuple(prompt)
-        if key not in self._kept:
-            self._kept[key] = self._compute(key)
-        self._kept.move_to_end(key)
-        while len(self._kept) > 1 and sum(map(len, self._kept)) > _CACHED_PROMPT_TOKENS:
-            self._kept.popitem(last=False)
-        return self._kept[key]
-
-    def _compute(self, prompt: tuple[int, ...]) -> tuple[_Cache, Tensor]:
-        likest = max(self._kept, key=lambda kept: _common(kept, prompt), default=())
-        # The last token is always read: what follows it is not kept for beginnings.
-        known = min(_common(likest, prompt), len(prompt) - 1)
-        output = self._policy.model(
-            input_ids=torch.tensor([prompt[known:]], device=self._policy.device),
-            past_key_values=self._kept[likest][0].beginning(known).mutable() if known else None,
-            logits_to_keep=1,
-            use_cache=True,
-        )
-        return _Cache.of(output.past_key_values), output.logits[:, -1]
-
-
-def _common(first: tuple[int, ...], second: tuple[int, ...]) -> int:
-    return len(os.path.commonprefix([first, second]))
 
 
 def _choose(generations: Sequence[Generation], logits: Tensor) -> None:

@@ -93,6 +93,7 @@ class Episodes:
 
         Raises:
             ValueError: The store has rollouts of this run and label that are others, of another dataset for example.
+            RuntimeError: None of the rollouts can be used; the message says why.
         """
         wanted = [
             EnqueueRolloutRequest(
@@ -124,6 +125,9 @@ class Episodes:
             [read[rollout_id] for rollout_id in ids[begin : begin + each] if rollout_id in read]
             for begin in range(0, len(ids), each)
         ]
+        if not read:
+            reasons = "; ".join(f"{reason} ({count}x)" for reason, count in lost.items())
+            raise RuntimeError(f"none of the rollouts of {label} can be used: {reasons}")
         for reason, count in lost.items():
             logger.warning("%s: %d of %d rollouts are left out: %s", label, count, len(ids), reason)
         return Batch(groups, lost)

@@ -55,7 +55,8 @@ class Learner:
 
     def state(self) -> dict[str, Any]:
         """Returns the state of the optimizer."""
-        return self._optimizer.state_dict()
+        state: dict[str, Any] = self._optimizer.state_dict()
+        return state
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Takes a state that `state` returned."""
@@ -102,7 +103,7 @@ class Learner:
                 reference_logprobs=reference,
                 kl_coef=self._config.kl_coef,
             )
-            loss.total.backward()  # type: ignore[no-untyped-call]
+            loss.total.backward()
             losses.append(loss)
             entropy += float((row.weights * entropies).sum())
         norm = torch.nn.utils.clip_grad_norm_(self._weights, self._config.max_grad_norm)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Loss:
-    """The loss of some tokens and what it is made of. All are weighted sums over the tokens; only `total` has a graph."""
+    """The loss of some tokens, and what it is made of: weighted sums over the tokens. Only `total` has a graph."""
 
     total: Tensor
     """What to descend: `policy` plus `kl_coef` times `kl`."""

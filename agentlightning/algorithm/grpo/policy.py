@@ -103,6 +103,11 @@ class Policy:
         return int(limit) if limit else sys.maxsize
 
     @property
+    def vocabulary_size(self) -> int:
+        """How many tokens the model knows."""
+        return int(self.model.get_input_embeddings().num_embeddings)
+
+    @property
     def end_tokens(self) -> frozenset[int]:
         """The tokens that end an answer."""
         ends = self.model.generation_config.eos_token_id
@@ -124,7 +129,9 @@ class Policy:
             ValueError: They are those of another model, or of other adapters.
         """
         weights = dict(self.trainable())
-        if {name: weight.shape for name, weight in weights.items()} != {name: kept.shape for name, kept in state.items()}:
+        if {name: weight.shape for name, weight in weights.items()} != {
+            name: kept.shape for name, kept in state.items()
+        }:
             raise ValueError("the checkpoint holds the weights of another model, or of other adapters")
         with torch.no_grad():
             for name, weight in weights.items():
@@ -166,9 +173,7 @@ class Policy:
 
 
 def _bias(visible: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(
-        ~visible, torch.finfo(dtype).min
-    )
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, torch.finfo(dtype).min)
 
 
 def _expect_full_attention(model: Any) -> None:

@@ -21,6 +21,7 @@ from agentlightning.gateway.backends import ATTEMPT_HEADER, ROLLOUT_HEADER
 from agentlightning.gateway.call import VERSION_HEADER
 from agentlightning.utils.http_serving import HttpServer
 
+
 class PolicyServer:
     """Serves a policy on this machine, from threads of this process.
 
@@ -132,23 +133,24 @@ class PolicyServer:
         served = self._models.get(asked.model)
         if served is None:
             raise BadRequest(f"there is no model {asked.model!r} here; there is {', '.join(self._models)}")
-        generations = []
         for prompt in answer.prompts:
             if not 0 < len(prompt) < self._limit:
                 raise BadRequest(f"a prompt must have 1 to {self._limit - 1} tokens, and this one has {len(prompt)}")
-            for index in range(asked.n):
-                generations.append(
-                    Generation(
-                        prompt=prompt,
-                        temperature=served.temperature if asked.temperature is None else asked.temperature,
-                        top_p=asked.top_p,
-                        most_tokens=min(asked.most_tokens or served.max_tokens, self._limit - len(prompt)),
-                        chance=self._chance(asked.seed, index, prompt, headers),
-                        stops=answer.is_stopped,
-                        changed=changed,
-                    )
-                )
-        return generations
+            if not 0 <= min(prompt) <= max(prompt) < self._policy.vocabulary_size:
+                raise BadRequest(f"token ids must be from 0 to {self._policy.vocabulary_size - 1}")
+        return [
+            Generation(
+                prompt=prompt,
+                temperature=served.temperature if asked.temperature is None else asked.temperature,
+                top_p=asked.top_p,
+                most_tokens=min(asked.most_tokens or served.max_tokens, self._limit - len(prompt)),
+                chance=self._chance(asked.seed, index, prompt, headers),
+                stops=answer.is_stopped,
+                changed=changed,
+            )
+            for prompt in answer.prompts
+            for index in range(asked.n)
+        ]
 
     def _chance(self, seed: int | None, index: int, prompt: Sequence[int], headers: Mapping[str, str]) -> random.Random:
         if seed is not None:

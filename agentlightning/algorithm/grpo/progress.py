@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Final
 
-from agentlightning.types import CustomResource, Resource
+from agentlightning.types import CustomResource
 
 if TYPE_CHECKING:
     from agentlightning.store.base import LightningStore
@@ -64,7 +64,7 @@ class BatchProgress:
     """Mean reward of those that have one."""
 
 
-def step_resource(step: Step) -> Resource:
+def step_resource(step: Step) -> CustomResource:
     """Returns the figures of a step as a resource."""
     return CustomResource(resource_type=STEP_RESOURCE, **asdict(step))
 
@@ -79,12 +79,12 @@ async def read_history(store: LightningStore, run: str) -> list[Step]:
     steps: dict[int, Step] = {}
     for update in await store.query_resources(resources_id_contains=f"{run}-"):
         kept = update.resources.get(STEP_RESOURCE)
-        if kept is not None and update.resources_id.startswith(f"{run}-"):
+        if isinstance(kept, CustomResource) and update.resources_id.startswith(f"{run}-"):
             step = _step(kept)
             steps[step.version] = step
     return [steps[version] for version in sorted(steps)]
 
 
-def _step(resource: Resource) -> Step:
+def _step(resource: CustomResource) -> Step:
     known: dict[str, Any] = resource.model_dump()
     return Step(**{each.name: known[each.name] for each in fields(Step) if each.name in known})

@@ -26,7 +26,7 @@ _REFUSED: Final[Mapping[str, Sequence[Any]]] = {
 }
 
 
-class BadRequest(ValueError):  # noqa: N818
+class BadRequest(ValueError):
     """A request that cannot be answered; the message says why."""
 
 
@@ -144,9 +144,8 @@ class CompletionRequest(GenerationRequest):
 
     def prompts(self) -> list[str | list[int]]:
         """Returns the prompts."""
-        if isinstance(self.prompt, str) or (self.prompt and isinstance(self.prompt[0], int)):
-            return [self.prompt]  # type: ignore[list-item]
-        return list(self.prompt)  # type: ignore[arg-type]
+        several: list[Any] = self.prompt if isinstance(self.prompt, list) else [self.prompt]
+        return [several] if several and isinstance(several[0], int) else several
 
 
 @dataclass(frozen=True)

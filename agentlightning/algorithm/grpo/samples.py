@@ -57,10 +57,10 @@ class Sample:
     advantage: float
     """How much better than its group the rollout did."""
     weight: float
-    """What each chosen token counts in the loss. Over all samples of a step the weights of chosen tokens add up to 1."""
+    """What each chosen token counts in the loss. All of a step together count 1."""
 
 
-class UnusableSpans(ValueError):  # noqa: N818
+class UnusableSpans(ValueError):
     """The spans of a rollout hold no model call that can be trained on; the message says why."""
 
 
