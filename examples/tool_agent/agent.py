@@ -13,7 +13,7 @@ from agentlightning import LLM, rollout
 
 @rollout
 async def shopkeeper(task: Task, llm: LLM) -> float:
-    """Says how many of something there are; half of the reward is for looking in the right place, half for the number."""
+    """Says how many of an item there are. Half of the reward is for looking in the right place, half for the number."""
     seen: list[str] = []
     client = _client().with_options(base_url=llm.endpoint, api_key=llm.api_key or "none")
     agent = Agent(

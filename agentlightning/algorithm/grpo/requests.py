@@ -145,7 +145,7 @@ class CompletionRequest(GenerationRequest):
     def prompts(self) -> list[str | list[int]]:
         """Returns the prompts."""
         several: list[Any] = self.prompt if isinstance(self.prompt, list) else [self.prompt]
-        return [several] if several and isinstance(several[0], int) else several
+        return [several] if not several or isinstance(several[0], int) else several
 
 
 @dataclass(frozen=True)
