@@ -22,7 +22,7 @@ RUN = "shopkeeper"
 
 
 def main() -> None:
-    """Trains, and shows the calls of a rollout at the beginning and at the end."""
+    """Trains, and shows the calls of a rollout in the end."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--steps", type=int, default=30, help="how often the model is changed")
     steps = parser.parse_args().steps
@@ -47,8 +47,7 @@ def main() -> None:
             store=store,
         )
         trainer.fit(shopkeeper, TASKS)
-    for step in (0, steps - 1):
-        asyncio.run(show_calls(store, f"{RUN}-step-{step:06}-000-000"))
+    asyncio.run(show_best(store, f"{RUN}-step-{steps - 1:06}-"))
 
 
 def show(step: Step) -> None:
@@ -56,11 +55,13 @@ def show(step: Step) -> None:
     print(f"step {step.version}: mean reward {step.reward:.2f}", flush=True)
 
 
-async def show_calls(store: LightningStore, rollout_id: str) -> None:
-    """Prints what the gateway recorded of a rollout: every model call, with its tokens."""
-    spans = await store.query_spans(rollout_id, "latest")
-    print(f"\n{rollout_id}: reward {find_final_reward(spans)}")
-    for span in spans:
+async def show_best(store: LightningStore, prefix: str) -> None:
+    """Prints what the gateway recorded of the best rollout of a step: every model call, with its tokens."""
+    rollouts = await store.query_rollouts(rollout_id_contains=prefix)
+    spans_of = {rollout.rollout_id: await store.query_spans(rollout.rollout_id, "latest") for rollout in rollouts}
+    best = max(spans_of, key=lambda rollout_id: find_final_reward(spans_of[rollout_id]) or 0.0)
+    print(f"\n{best}: reward {find_final_reward(spans_of[best])}")
+    for span in spans_of[best]:
         if "response_token_ids" in span.attributes:
             (said,) = json.loads(span.attributes["gen_ai.output.messages"])
             print(f"  {said['parts']} tokens {span.attributes['response_token_ids']}")
