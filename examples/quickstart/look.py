@@ -1,48 +1,52 @@
-"""Looks into the database of a finished quickstart: what each prompt scored, and what the model answered."""
+"""Looks into the database of a quickstart: what the model answered to the held-out tasks before and after."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import sys
-from collections import defaultdict
 from pathlib import Path
-from statistics import fmean
 
-from agentlightning import Rollout, Span, SqliteLightningStore, find_reward_spans, get_reward_value
+from agentlightning import Span, SqliteLightningStore, find_final_reward
 from agentlightning.store.errors import StoreError
 
 
-async def look(database: Path, answers: int) -> None:
-    """Prints a table of the rollouts, and as many answers for each row as asked for."""
+async def look(database: Path, tasks: int) -> None:
+    """Prints some held-out tasks, with the answer to each and its reward, for every time that they were tried."""
     store = SqliteLightningStore(database)
     try:
-        groups: dict[tuple[str, str], list[tuple[Rollout, Span]]] = defaultdict(list)
-        for rollout in await store.query_rollouts(status_in=["succeeded"]):
-            reward_span = find_reward_spans(await store.query_spans(rollout.rollout_id))[-1]
-            groups[str(rollout.mode), (rollout.metadata or {})["prompt"]].append((rollout, reward_span))
+        rollouts = [each for each in await store.query_rollouts(status_in=["succeeded"]) if each.mode == "val"]
+        for sentence in list(dict.fromkeys(each.input["sentence"] for each in rollouts))[:tasks]:
+            print(sentence)
+            for rollout in rollouts:
+                if rollout.input["sentence"] == sentence:
+                    spans = await store.query_spans(rollout.rollout_id, "latest")
+                    when = (rollout.metadata or {})["batch"].removeprefix("val-").lstrip("0") or "0"
+                    print(f"  after {when:>2} steps  {find_final_reward(spans):.1f}  {answer_of(spans)!r}")
     finally:
         await store.close()
-    print(f"{'split':<6} {'prompt':<16} {'rollouts':>8} {'mean reward':>12}")
-    for (mode, prompt), group in groups.items():
-        mean = fmean(get_reward_value(span) or 0.0 for _, span in group)
-        print(f"{mode:<6} {prompt:<16} {len(group):>8} {mean:>12.2f}")
-        for rollout, span in group[:answers]:
-            print(f"  {get_reward_value(span):.1f}  {rollout.input['sentence']}")
-            print(f"       {span.attributes['answer']!r}")
+
+
+def answer_of(spans: list[Span]) -> str:
+    """Returns what the model wrote, from the span that the gateway recorded of its call."""
+    messages = [
+        span.attributes["gen_ai.output.messages"] for span in spans if "gen_ai.output.messages" in span.attributes
+    ]
+    return "".join(part["content"] for part in json.loads(messages[-1])[0]["parts"]) if messages else ""
 
 
 def main() -> int:
     """Runs the command; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("database", type=Path)
-    parser.add_argument("--answers", type=int, default=2, help="answers to show for each prompt and split")
+    parser.add_argument("--tasks", type=int, default=5, help="tasks to show")
     options = parser.parse_args()
     if not options.database.is_file():
         print(f"look: there is no file {options.database}", file=sys.stderr)
         return 1
     try:
-        asyncio.run(look(options.database, options.answers))
+        asyncio.run(look(options.database, options.tasks))
     except StoreError as error:
         print(f"look: {error}", file=sys.stderr)
         return 1

@@ -6,6 +6,8 @@ import asyncio
 import itertools
 import logging
 import pickle
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -492,3 +494,18 @@ def test_the_baseline_refuses_impossible_options(options: Any, fault: str) -> No
 def test_the_baseline_is_a_fast_algorithm() -> None:
     assert isinstance(Baseline(), FastAlgorithm)
     assert Baseline().is_async()
+
+
+def test_grpo_names_the_extra_that_it_needs_and_its_module_loads_without() -> None:
+    code = """
+import sys
+sys.modules["torch"] = None
+from agentlightning import GRPO
+try:
+    GRPO("model")
+except ImportError as error:
+    assert "agentlightning-grpc[train]" in str(error), error
+else:
+    raise AssertionError("there was no error")
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)

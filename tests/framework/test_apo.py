@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 from zlib import crc32
 
@@ -21,10 +22,14 @@ from scripted_model import ScriptedModel
 
 from agentlightning import (
     LLM,
+    AttemptedRollout,
     InMemoryLightningStore,
     LightningStore,
+    LitAgent,
     NamedResources,
     PromptTemplate,
+    ProxyLLM,
+    Rollout,
     Trainer,
     get_active_tracer,
     rollout,
@@ -34,11 +39,13 @@ from agentlightning.algorithm.apo import APO, BeamRound, Candidate
 from agentlightning.algorithm.apo.instructions import template_of
 from agentlightning.algorithm.apo.placeholders import find_placeholders
 from agentlightning.algorithm.apo.trials import Trials
+from agentlightning.llm_proxy import LLMProxy
 
 WORDS = ("alpha", "beta", "gamma", "delta")
 """What a good prompt has, in this world: the reward is the share of them that it names."""
 SEED = PromptTemplate(template="Answer {question}.", engine="f-string")
 RESOURCES: NamedResources = {"llm": LLM(endpoint="http://x/v1", model="m"), "prompt": SEED}
+MODELS = ("agent", "critic", "editor")
 TRAIN = [f"train {number}" for number in range(6)]
 VAL = [f"val {number}" for number in range(8)]
 
@@ -66,8 +73,25 @@ async def answer(task: str, prompt_template: PromptTemplate) -> float:
     return share_of_words(text)
 
 
+class Asker(LitAgent[str]):
+    """Asks the model behind the gateway, which repeats what it is told."""
+
+    async def rollout_async(self, task: str, resources: NamedResources, rollout: Rollout) -> float:
+        llm, prompt = resources["llm"], resources["prompt"]
+        assert isinstance(llm, ProxyLLM)
+        assert isinstance(prompt, PromptTemplate)
+        assert isinstance(rollout, AttemptedRollout)
+        url = llm.get_base_url(rollout.rollout_id, rollout.attempt.attempt_id)
+        messages = [{"role": "user", "content": prompt.format(question=task)}]
+        async with httpx.AsyncClient(verify=False) as client:
+            answer = await client.post(f"{url}/chat/completions", json={"model": llm.model, "messages": messages})
+        return share_of_words(answer.json()["choices"][0]["message"]["content"])
+
+
 def improve(model: str, messages: list[dict[str, str]]) -> str:
-    """Plays both models: the critic names a word that the prompt lacks, the editor adds it."""
+    """Plays the models: the agent's repeats, the critic names a word that the prompt lacks, the editor adds it."""
+    if model == "agent":
+        return messages[0]["content"]
     asked = messages[1]["content"]
     template = template_of(asked.partition("\n\n")[0])
     if model == "critic":
@@ -121,6 +145,27 @@ async def test_the_best_prompt_gets_better_round_by_round(endpoint: ScriptedMode
     assert apo.get_best_prompt().template.startswith("Answer {question}.")
     # One validation task of eight always fails, and counts as 0.
     assert apo.get_best_score() == pytest.approx(7 / 8)
+
+
+async def test_critic_and_editor_may_be_models_behind_the_gateway_that_the_agents_use(endpoint: ScriptedModel) -> None:
+    store = InMemoryLightningStore()
+    backend = {"api_base": endpoint.base_url, "api_key": "any"}
+    models = [{"model_name": name, "litellm_params": {"model": f"openai/{name}", **backend}} for name in MODELS]
+    proxy = LLMProxy(model_list=models, store=store)
+    await proxy.start()
+    try:
+        resources: NamedResources = {"llm": proxy.as_resource(model="agent"), "prompt": SEED}
+        reached = SimpleNamespace(base_url=proxy.url)
+        apo = await optimise(reached, store=store, agent=Asker(), resources=resources, beam_rounds=4)
+    finally:
+        await proxy.stop()
+    assert share_of_words(apo.get_best_prompt().template) == 1.0
+    assert apo.get_best_score() == 1.0
+    # The agents' calls are spans of their rollouts; those of the algorithm belong to none.
+    assert len(endpoint.asked("agent")) == len(await store.query_rollouts())
+    for tried in await store.query_rollouts():
+        names = [span.name for span in await store.query_spans(tried.rollout_id)]
+        assert names.count("openai.chat.completion") == 1
 
 
 async def test_the_best_prompt_is_the_latest_in_the_store_beside_the_other_resources(endpoint: ScriptedModel) -> None:

@@ -17,7 +17,7 @@ EXPORTS = {
         Baseline BlockingStore CancelAttempt ClaimedRollouts ClientServerExecutionStrategy CommandedWorker
         CustomResource Dataset DevTaskLoader Drain DummyTracer EnqueueRolloutRequest Event ExecutionEvent
         ExecutionStrategy FailureKind FastAlgorithm FilterField FilterOptions FunctionalAlgorithm
-        FunctionalLitAgent GenericResponse Hook InMemoryLightningStore LLM LLMProxy LateReport
+        FunctionalLitAgent GRPO GenericResponse Hook InMemoryLightningStore LLM LLMProxy LateReport
         LegacyAgentRunner LightningEnvVar LightningStore LightningStoreCapabilities LightningStoreClient
         LightningStoreServer LightningStoreStatistics LightningStoreThreaded Link LitAgent LitAgentRunner
         LlmProxyTraceToTriplet MultiprocessingEvent NamedResources OperationContext OtelResource
@@ -39,8 +39,9 @@ EXPORTS = {
     "agentlightning.adapter.messages": "OpenAIMessages TraceToMessages",
     "agentlightning.adapter.triplet": """LlmProxyTraceToTriplet RewardMatchPolicy TraceToTripletBase TraceTree
         TracerTraceToTriplet diagnose""",
-    "agentlightning.algorithm": "APO Algorithm Baseline FastAlgorithm FunctionalAlgorithm algo",
+    "agentlightning.algorithm": "APO Algorithm Baseline FastAlgorithm FunctionalAlgorithm GRPO algo",
     "agentlightning.algorithm.apo": "APO BeamRound Candidate",
+    "agentlightning.algorithm.grpo": "BatchProgress GRPO GRPOConfig LoRA Step read_history",
     "agentlightning.client": "AgentLightningClient DevTaskLoader RequestRefusedError",
     "agentlightning.config": "lightning_cli",
     "agentlightning.emitter": """OperationContext emit_annotation emit_exception emit_message emit_object

@@ -6,7 +6,13 @@ from typing import Any
 
 from agentlightning.adapter.model_calls import Dialect, ModelCall
 from agentlightning.adapter.parsing import numbered, structure, token_ids
-from agentlightning.codec.generation import MODEL, PROMPT_TOKEN_IDS, RESPONSE_LOGPROBS, RESPONSE_TOKEN_IDS
+from agentlightning.codec.generation import (
+    MODEL,
+    MODEL_VERSION,
+    PROMPT_TOKEN_IDS,
+    RESPONSE_LOGPROBS,
+    RESPONSE_TOKEN_IDS,
+)
 from agentlightning.types import Span
 
 __all__ = ["GENERATION", "is_gateway_span"]
@@ -27,13 +33,13 @@ def _recognises(span: Span) -> bool:
 def _read(span: Span) -> ModelCall:
     attributes = span.attributes
     ids = {name: token_ids(attributes[name]) for name in (PROMPT_TOKEN_IDS, RESPONSE_TOKEN_IDS) if name in attributes}
-    model = attributes.get(MODEL)
+    answered = {"model": attributes.get(MODEL), "model_version": attributes.get(MODEL_VERSION)}
     return ModelCall(
         prompt_token_ids=ids.get(PROMPT_TOKEN_IDS) or [],
         response_token_ids=ids.get(RESPONSE_TOKEN_IDS) or [],
         unreadable=tuple(name for name, value in ids.items() if value is None),
         logprobs=_logprobs(attributes),
-        response={"model": model} if model else {},
+        response={name: value for name, value in answered.items() if value},
     )
 
 

@@ -1,0 +1,46 @@
+"""The policy and the gateway before it, for as long as a training runs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from agentlightning.algorithm.grpo.config import GRPOConfig
+from agentlightning.algorithm.grpo.policy import Policy
+from agentlightning.algorithm.grpo.policy_server import PolicyServer
+from agentlightning.algorithm.grpo.requests import ServedModel
+from agentlightning.algorithm.grpo.training import MODEL, VALIDATION_MODEL
+from agentlightning.llm_proxy import Backend, LLMProxy
+
+
+@asynccontextmanager
+async def served(policy: Policy, proxy: LLMProxy, config: GRPOConfig) -> AsyncIterator[None]:
+    """Serves a policy behind a gateway, beside whatever other models that has.
+
+    Args:
+        policy: The policy.
+        proxy: The gateway. One that runs is left running.
+        config: What calls get that ask for nothing else.
+
+    Raises:
+        OSError: A port cannot be listened on.
+    """
+    temperatures = {MODEL: config.temperature, VALIDATION_MODEL: config.validation_temperature}
+    server = PolicyServer(
+        policy,
+        {name: ServedModel(temperature, config.max_response_tokens) for name, temperature in temperatures.items()},
+        max_concurrency=config.max_concurrency,
+        max_context_tokens=config.max_context_tokens,
+        seed=config.seed,
+    )
+    async with AsyncExitStack() as stack:
+        await server.start()
+        stack.push_async_callback(server.stop)
+        others = [backend for backend in proxy.model_list if backend.model_name not in temperatures]
+        ours = [Backend(name, server.url, told_of_attempts=True) for name in temperatures]
+        proxy.update_model_list([*others, *ours])
+        stack.callback(proxy.update_model_list, others)
+        if not proxy.is_running():
+            await proxy.start()
+            stack.push_async_callback(proxy.stop)
+        yield

@@ -1,0 +1,54 @@
+"""A language model of a few thousand weights, with a tokenizer of whole words, for a toy task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+COLOURS = ("red", "green")
+ANSWERS = ("stop", "go")
+TASKS = [{"colour": colour, "answer": answer} for colour, answer in zip(COLOURS, ANSWERS, strict=True)]
+"""The toy task: to answer each colour with its word."""
+
+_SPECIAL = ("<pad>", "<end>", "<unknown>", "<user>", "<assistant>")
+_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<' + message['role'] + '> ' + message['content'] }}"
+    "{% for call in message['tool_calls'] or [] %}{{ ' ' + call['function']['name'] }}{% endfor %}"
+    "{{ ' <end> ' }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def load_tiny_model(words: tuple[str, ...] = (*COLOURS, *ANSWERS), size: int = 16, seed: int = 0) -> tuple[Any, Any]:
+    """Returns a model with random weights, and its tokenizer.
+
+    Args:
+        words: The vocabulary.
+        size: Width of the model.
+        seed: Chooses the weights.
+    """
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    vocabulary = {word: number for number, word in enumerate((*_SPECIAL, *words))}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unknown>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", eos_token="<end>", unk_token="<unknown>"
+    )
+    tokenizer.chat_template = _TEMPLATE
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=size,
+        intermediate_size=2 * size,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=256,
+        eos_token_id=vocabulary["<end>"],
+        pad_token_id=vocabulary["<pad>"],
+        bos_token_id=None,
+    )
+    return LlamaForCausalLM(config), tokenizer
