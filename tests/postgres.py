@@ -96,6 +96,8 @@ class PostgresServer:
     @contextmanager
     def stopped(self) -> Iterator[None]:
         """Kill the server with all its connections; it is started again in the end."""
+        for database in self._free[OpenDatabase]:
+            database.close()
         data = self.server.pgdata
         options = (data / "postmaster.opts").read_text().split('"-D"', 1)[1].split(maxsplit=1)[1]
         self._control("stop", "-m", "immediate")
@@ -116,6 +118,9 @@ class Database:
         self.url = url
         open_store(url)
 
+    def close(self) -> None:
+        """Let nobody have it open."""
+
     def clear(self) -> None:
         """Make it empty, and another store than it was."""
         with psycopg.connect(self.url, autocommit=True) as connection:
@@ -128,22 +133,25 @@ class OpenDatabase(Database):
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
+        self._open()
+        atexit.register(self.close)
+
+    def _open(self) -> None:
         # What it looks for in turns comes as a surprise to tests that count what is told.
-        self.storage = PostgresStorage(url, durability="crash", turn=3600.0)
-        self._connection = psycopg.connect(url, autocommit=True)
-        atexit.register(self._close)
+        self.storage = PostgresStorage(self.url, durability="crash", turn=3600.0)
+        self._connection = psycopg.connect(self.url, autocommit=True)
 
     def clear(self) -> None:
-        try:
-            self._connection.execute(_EMPTY)
-        except psycopg.OperationalError:  # the server was restarted
-            self._connection = psycopg.connect(self.url, autocommit=True)
-            self._connection.execute(_EMPTY)
+        if self._connection.closed:
+            self._open()
+        self._connection.execute(_EMPTY)
         (self.storage.store_id,) = self._connection.execute(f"SELECT store_id FROM {SCHEMA}.store").fetchone() or ("",)
 
-    def _close(self) -> None:
-        self.storage.close()
-        self._connection.close()
+    def close(self) -> None:
+        """Close it; it is opened again when it is needed."""
+        if not self._connection.closed:
+            self.storage.close()
+            self._connection.close()
 
 
 class LentStorage:

@@ -335,7 +335,7 @@ def delete(scope: Scope, request: v1.DeleteRolloutsRequest) -> v1.DeleteRollouts
 
 
 def _delete(scope: Scope, row: RolloutRow) -> None:
-    workers = {attempt.worker_id for attempt in scope.tx.attempts(row.key)}
+    workers = {attempt.worker_id for attempt in scope.tx.attempts(row.key)} if row.attempts else set()
     change = scope.next_change()  # before the row goes, which may hold the number of the last change
     scope.tx.delete_rollout(row)
     scope.tx.add_tombstone(TombstoneRow(0, scope.experiment.key, row.rollout_id, change, scope.now))

@@ -141,18 +141,15 @@ class _Session:
                 time.sleep(_PAUSE_BETWEEN_CONNECTS)
         return self._connection
 
-    def undo(self, error: BaseException) -> bool:
-        """Roll the transaction back that an error has ended; tell whether it was the connection that failed."""
-        if self._connection is None:
-            return False
-        if not is_lost(self._connection, error):
-            try:
-                self._connection.execute("ROLLBACK")
-                return False
-            except psycopg.Error as second:
-                logger.debug("A transaction could not be rolled back: %s", second)
+    def give_up(self, error: BaseException) -> bool:
+        """Close the connection, which rolls back what an error has ended; tell whether it was the connection's fault.
+
+        It is not used again, since statements may count as prepared that never were: psycopg does not notice when
+        that was in a pipeline. Few transactions fail, and another connection takes but some milliseconds.
+        """
+        was_lost = self._connection is not None and is_lost(self._connection, error)
         self.close()
-        return True
+        return was_lost
 
     def close(self) -> None:
         """Close the connection."""
@@ -234,8 +231,7 @@ class _Transactions:
                 job, ends = None, True
                 tx.commit(notice(tx.signals))
         except BaseException as error:  # noqa: BLE001  whatever it is belongs to the callers
-            is_lost = self._session.undo(error)
-            if is_lost:
+            if self._session.give_up(error):
                 return _Failure(error, None, may_pass=not (ends and has_written), may_part=False)
             was_late = was_overtaken(error) or isinstance(error, Overtaken)
             return _Failure(error, job, may_pass=was_late, may_part=ends and not was_late)

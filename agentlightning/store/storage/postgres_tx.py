@@ -224,10 +224,9 @@ class PostgresTx(Tx):
             super().update_rollout(row, **changes)
 
     def delete_rollout(self, row: RolloutRow) -> None:
-        attempts = len(self.attempts(row.key))
         super().delete_rollout(row)
         self._changed.pop(row.key, None)
-        for name, value in ((f"rollouts.{row.status}", 1), ("attempts", attempts)):
+        for name, value in ((f"rollouts.{row.status}", 1), ("attempts", row.attempts)):
             self._tally(row.experiment, name, -value)
         self._tally(row.experiment, "spans", -row.spans)
         self._tally(row.experiment, "span_bytes", -row.span_bytes)

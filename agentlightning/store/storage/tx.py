@@ -323,8 +323,9 @@ class Tx(ABC):
 
     def delete_rollout(self, row: RolloutRow) -> None:
         """Delete a rollout with its body, attempts and spans."""
-        self.delete_spans(row.key)
-        for table in ("bodies", "attempts"):
+        if row.spans:
+            self.delete_spans(row.key)
+        for table in ("bodies", "attempts") if row.attempts else ("bodies",):
             self._execute(f"DELETE FROM {table} WHERE rollout = ?", (row.key,))
         self._execute("DELETE FROM rollouts WHERE key = ?", (row.key,))
 
