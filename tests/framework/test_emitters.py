@@ -273,7 +273,7 @@ async def test_every_emitted_span_is_logged_when_asked_for(
 
     caplog.set_level(logging.INFO, "agentlightning.emitter")
     await trace_of(agent)
-    assert caplog.messages == []
+    assert not [line for line in caplog.messages if line.startswith("emitted ")]
     monkeypatch.setenv("AGL_EMITTER_DEBUG", "1")
     await trace_of(agent)
     emitted = [line for line in caplog.messages if line.startswith("emitted ")]
