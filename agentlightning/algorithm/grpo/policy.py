@@ -139,7 +139,8 @@ class Policy:
 
     def save(self, folder: Path) -> None:
         """Writes the policy as transformers and PEFT read it: the adapters, or all weights, and the tokenizer."""
-        self.model.save_pretrained(folder)
+        # Embeddings are never trained beside adapters, and PEFT would ask the hub whether they might have been.
+        self.model.save_pretrained(folder, **({"save_embedding_layers": False} if self._lora else {}))
         self.tokenizer.save_pretrained(folder)
 
     def logprobs(self, row: Row, *, of_reference: bool = False) -> tuple[Tensor, Tensor]:
