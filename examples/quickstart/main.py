@@ -102,7 +102,7 @@ def parse_options() -> argparse.Namespace:
     """Returns the options of the command line."""
     parser = argparse.ArgumentParser(description="Train a language model agent by reinforcement learning, on a CPU.")
     parser.add_argument("--results", type=Path, default=Path("quickstart-results"), help="folder for what comes of it")
-    parser.add_argument("--steps", type=positive, default=10, help="how often the model is changed")
+    parser.add_argument("--steps", type=positive, default=14, help="how often the model is changed")
     parser.add_argument("--held-out", type=positive, default=24, help="tasks that the model is judged by")
     parser.add_argument("--runners", type=positive, default=2, help="runner processes")
     parser.add_argument("--threads", type=positive, default=os.cpu_count() or 1, help="CPU cores for the model")

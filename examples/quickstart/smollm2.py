@@ -8,6 +8,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+# Both are read on import: all that is needed is in the file, and progress bars would only mingle.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TQDM_DISABLE", "1")
+
 
 def find_weights() -> Path:
     """Returns the GGUF file with the weights, without importing the package, which would want a llama.cpp.
@@ -29,9 +33,6 @@ def find_weights() -> Path:
 
 def load_model() -> tuple[Any, Any]:
     """Returns the model and its tokenizer, which takes some 10 seconds."""
-    # Both are read on import: all that is needed is in the file, and progress bars would only mingle.
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("TQDM_DISABLE", "1")
     import gguf
     import torch
     import transformers

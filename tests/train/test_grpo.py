@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from tiny import TASKS, load_tiny_model
-from toy import CONFIG, answer_colour, trainer_of
+from toy import CONFIG, SHORT, answer_colour, trainer_of
 
 import agentlightning as agl
 from agentlightning.adapter import LlmProxyTraceToTriplet
@@ -105,13 +105,13 @@ def start(address: str, folder: Path) -> subprocess.Popen[str]:
 
 
 def test_a_killed_training_goes_on_as_if_nothing_had_happened(server: str, tmp_path: Path) -> None:
-    undisturbed = GRPO(load_tiny_model, CONFIG, run="toy", folder=tmp_path / "other")
+    undisturbed = GRPO(load_tiny_model, SHORT, run="toy", folder=tmp_path / "other")
     trainer_of(undisturbed, agl.InMemoryLightningStore(), strategy="shm").fit(answer_colour, TASKS, val_dataset=TASKS)
     expected = {step.version: step for step in undisturbed.history}
 
     killed = start(server, tmp_path)
     for line in lines_of(killed):
-        if line["version"] == 5:
+        if line["version"] == 3:
             break
     # In the middle of the next step, with the runner.
     os.killpg(killed.pid, signal.SIGKILL)
@@ -124,14 +124,14 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(server: str, tmp_p
     assert again.wait(60) == 0
     assert again.stdout is not None
     again.stdout.close()
-    assert min(line["version"] for line in curve) >= 5
-    assert curve[-1]["version"] == CONFIG.steps
+    assert min(line["version"] for line in curve) >= 3
+    assert curve[-1]["version"] == SHORT.steps
     for line in curve:
         step = expected[line["version"]]
         assert line["reward"] == step.reward
         assert line["loss"] == pytest.approx(step.loss, abs=1e-6)
     validations = {line["version"]: line["validation"] for line in curve if line["validation"] is not None}
-    assert validations == {version: expected[version].validation for version in (8, 12, 16)}
+    assert validations == {version: expected[version].validation for version in (4, 8)}
     history = asyncio.run(read_history(agl.LightningStoreClient(server), "toy"))
     assert [(step.version, step.reward) for step in history] == [
         (step.version, step.reward) for step in undisturbed.history

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from policies import SMALL_LORA, plain_logprobs, tiny_policy
+from tiny import load_tiny_model
 
 from agentlightning.algorithm.grpo.checkpoints import Checkpoints
 from agentlightning.algorithm.grpo.config import GRPOConfig, LoRA
@@ -157,3 +158,27 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     adapted = tiny_policy(lora=SMALL_LORA)
     with pytest.raises(ValueError, match="of another model, or of other adapters"):
         checkpoints.restore(adapted, Learner(adapted, CONFIG))
+
+
+def test_adapters_begin_alike_with_the_same_seed() -> None:
+    def first_weights(seed: int) -> dict[str, torch.Tensor]:
+        return Policy(*load_tiny_model(), lora=SMALL_LORA, seed=seed).state()
+
+    again, other = first_weights(1), first_weights(2)
+    torch.manual_seed(5)
+    for name, weight in first_weights(1).items():
+        assert torch.equal(weight, again[name])
+        assert "lora_A" not in name or not torch.equal(weight, other[name])
+
+
+def test_models_and_types_that_cannot_be_trained_are_refused() -> None:
+    model, tokenizer = load_tiny_model()
+    model.config.layer_types = ["full_attention", "sliding_attention"]
+    with pytest.raises(ValueError, match="LlamaForCausalLM has layers of the kind sliding_attention"):
+        Policy(model, tokenizer)
+    with pytest.raises(ValueError, match="no type 'float33'"):
+        Policy.load(load_tiny_model, dtype="float33")
+    model, tokenizer = load_tiny_model()
+    tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="no eos_token"):
+        Policy(model, tokenizer)

@@ -42,9 +42,9 @@ def test_an_agent_that_uses_tools_learns_both_which_tool_to_call_and_what_to_mak
     assert len(rewards) == 12
     assert rewards[0] < 0.15
     assert sum(rewards[-3:]) / 3 > 0.3
-    # Rollouts of two calls: that of the tool, and the answer.
+    # The best rollout: a call of a tool, perhaps another one, and then the answer.
     calls = re.findall(r"'type': '(tool_call|text)'", process.stdout.partition(": reward 1.0")[2])
-    assert calls == ["tool_call", "text"]
+    assert calls in (["tool_call", "text"], ["tool_call", "tool_call", "text"])
 
 
 def test_rewards_of_the_quickstart_count_what_is_right(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,7 @@ class Episodes:
         *,
         temperature: float,
         failed_reward: float | None,
-        on_finished: Callable[[BatchProgress], None] = lambda progress: None,
+        on_finished: Callable[[BatchProgress], None],
     ) -> None:
         """Prepares to run the agent.
 

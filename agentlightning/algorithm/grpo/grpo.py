@@ -46,8 +46,8 @@ class GRPO(Algorithm):
         *,
         run: str | None = None,
         folder: str | Path = "grpo-runs",
-        on_step: Callable[[Step], None] = lambda step: None,
-        on_rollout: Callable[[BatchProgress], None] = lambda progress: None,
+        on_step: Callable[[Step], None] | None = None,
+        on_rollout: Callable[[BatchProgress], None] | None = None,
     ) -> None:
         """Configures the training.
 
@@ -69,8 +69,8 @@ class GRPO(Algorithm):
         self.run_name = run or f"grpo-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
         self.folder = Path(folder) / self.run_name
         self._model = model
-        self._on_step = on_step
-        self._on_rollout = on_rollout
+        self._on_step = on_step or _ignore
+        self._on_rollout = on_rollout or _ignore
         self._history: dict[int, Step] = {}
 
     @property
@@ -104,10 +104,11 @@ class GRPO(Algorithm):
         policy = await run_in_thread(
             Policy.load,
             self._model,
-            lora=config.lora,
-            with_reference=config.kl_coef > 0,
             device=config.device,
             dtype=config.dtype,
+            lora=config.lora,
+            with_reference=config.kl_coef > 0,
+            seed=config.seed,
         )
         proxy: LLMProxy = self.get_llm_proxy() or LLMProxy(store=store)
         self._history.clear()
@@ -132,3 +133,7 @@ class GRPO(Algorithm):
         )
         async with served(policy, proxy, config):
             await training.run(train_dataset, val_dataset)
+
+
+def _ignore(news: object) -> None:
+    """Does nothing, and unlike a lambda can be sent to another process."""

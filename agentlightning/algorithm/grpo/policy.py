@@ -34,7 +34,9 @@ class Policy:
         version: How often the weights have been changed.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, lora: LoRA | None, with_reference: bool) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, *, lora: LoRA | None = None, with_reference: bool = False, seed: int = 0
+    ) -> None:
         """Prepares a model for training.
 
         Args:
@@ -42,6 +44,7 @@ class Policy:
             tokenizer: Its tokenizer.
             lora: The adapters to train; None trains all weights.
             with_reference: Whether `logprobs` will be asked for the reference.
+            seed: Chooses the first weights of the adapters.
 
         Raises:
             ValueError: The model has layers that cannot be packed, or its tokenizer has no end-of-sequence token.
@@ -55,7 +58,7 @@ class Policy:
         if lora is None:
             self._reference = copy.deepcopy(model).requires_grad_(False) if with_reference else None
         else:
-            model = _with_adapters(model, lora)
+            model = _with_adapters(model, lora, seed)
         # Dropout would make the probabilities of the trained policy other ones than those of the policy that answers.
         self.model = model.eval()
         self.tokenizer = tokenizer
@@ -63,24 +66,23 @@ class Policy:
         self.version = 0
 
     @classmethod
-    def load(
-        cls, source: ModelSource, *, lora: LoRA | None, with_reference: bool, device: str | None, dtype: str
-    ) -> Policy:
+    def load(cls, source: ModelSource, *, device: str | None = None, dtype: str = "float32", **options: Any) -> Policy:
         """Loads a model.
 
         Args:
             source: Where it comes from.
-            lora: The adapters to train; None trains all weights.
-            with_reference: Whether `logprobs` will be asked for the reference.
             device: Where to put it; None means a GPU if there is one.
             dtype: The type of its weights, such as `float32`.
+            **options: What `Policy` takes besides.
 
         Raises:
             OSError: There is no such model.
-            ValueError: It cannot be trained here; see `Policy`.
+            ValueError: There is no such type, or the model cannot be trained here; see `Policy`.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        torch_dtype = getattr(torch, dtype)
+        torch_dtype = getattr(torch, dtype, None)
+        if not isinstance(torch_dtype, torch.dtype):
+            raise ValueError(f"PyTorch has no type {dtype!r}; use float32, bfloat16, ...")
         if callable(source):
             model, tokenizer = source()
         else:
@@ -88,7 +90,7 @@ class Policy:
 
             model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch_dtype)
             tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-        return cls(model.to(device, torch_dtype), tokenizer, lora=lora, with_reference=with_reference)
+        return cls(model.to(device, torch_dtype), tokenizer, **options)
 
     @property
     def device(self) -> torch.device:
@@ -139,7 +141,8 @@ class Policy:
 
     def save(self, folder: Path) -> None:
         """Writes the policy as transformers and PEFT read it: the adapters, or all weights, and the tokenizer."""
-        self.model.save_pretrained(folder)
+        # Embeddings are never trained beside adapters, and PEFT would ask the hub whether they might have been.
+        self.model.save_pretrained(folder, **({"save_embedding_layers": False} if self._lora else {}))
         self.tokenizer.save_pretrained(folder)
 
     def logprobs(self, row: Row, *, of_reference: bool = False) -> tuple[Tensor, Tensor]:
@@ -178,7 +181,8 @@ def _bias(visible: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _expect_full_attention(model: Any) -> None:
     config = model.config.get_text_config(decoder=True)
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"]) - {"full_attention"}
+    windows = ["sliding_attention"] if getattr(config, "sliding_window", None) else []
+    kinds = set(getattr(config, "layer_types", None) or windows) - {"full_attention"}
     if getattr(model, "_is_stateful", False):
         kinds.add("recurrent")
     if kinds:
@@ -190,11 +194,13 @@ def _expect_full_attention(model: Any) -> None:
         model.set_attn_implementation("sdpa")
 
 
-def _with_adapters(model: Any, lora: LoRA) -> Any:
+def _with_adapters(model: Any, lora: LoRA, seed: int) -> Any:
     import peft
 
     targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
     config = peft.LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM"
     )
-    return peft.get_peft_model(model, config)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return peft.get_peft_model(model, config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
 
 from agentlightning.algorithm.grpo.config import GRPOConfig
 from agentlightning.algorithm.grpo.policy import Policy
@@ -11,6 +12,8 @@ from agentlightning.algorithm.grpo.policy_server import PolicyServer
 from agentlightning.algorithm.grpo.requests import ServedModel
 from agentlightning.algorithm.grpo.training import MODEL, VALIDATION_MODEL
 from agentlightning.llm_proxy import Backend, LLMProxy
+
+_SILENCE_SECONDS: Final = 24 * 3600.0
 
 
 @asynccontextmanager
@@ -37,7 +40,8 @@ async def served(policy: Policy, proxy: LLMProxy, config: GRPOConfig) -> AsyncIt
         await server.start()
         stack.push_async_callback(server.stop)
         others = [backend for backend in proxy.model_list if backend.model_name not in temperatures]
-        ours = [Backend(name, server.url, told_of_attempts=True) for name in temperatures]
+        # A CPU may be silent for long; what ends a call that takes too long is the limit of its rollout.
+        ours = [Backend(name, server.url, told_of_attempts=True, timeout=_SILENCE_SECONDS) for name in temperatures]
         proxy.update_model_list([*others, *ours])
         stack.callback(proxy.update_model_list, others)
         if not proxy.is_running():

@@ -152,7 +152,7 @@ class Training:
         version, every = self._policy.version, self._config.validate_every
         step = self._history[version]
         is_due = every and (version % every == 0 or version == self._config.steps)
-        if not (is_due and tasks) or step.validation is not None:
+        if not is_due or tasks is None or len(tasks) == 0 or step.validation is not None:
             return
         batch = await self._episodes.collect(
             f"val-{version:06}",
