@@ -965,7 +965,8 @@ export const SpansViewSchema: GenEnum<SpansView> = /*@__PURE__*/
  * - Reasons that many calls share. INVALID_ARGUMENT: `INVALID_ID`, `INVALID_CONFIG`, `INVALID_LEASE`, `INVALID_STATUS` (an
  *   enum's value that this release does not know), `INVALID_TIME`, `INVALID_COUNT`, `PAYLOAD_WITHOUT_CONTENT_TYPE`,
  *   `TOO_MANY_IDS` (a list is too long), `INVALID_PAGE`, `PAGE_TOKEN_INVALID`, `PAGE_TOKEN_MISMATCH`, `UNKNOWN_ORDER`,
- *   `MALFORMED_REQUEST`. UNIMPLEMENTED: `UNKNOWN_METHOD`. UNAVAILABLE: `SHUTTING_DOWN`, `STORE_CLOSED`.
+ *   `MALFORMED_REQUEST`. UNIMPLEMENTED: `UNKNOWN_METHOD`. UNAVAILABLE: `SHUTTING_DOWN`, `STORE_CLOSED`,
+ *   `DATABASE_UNREACHABLE`, `CONTENTION` (too many wrote to the same rows at once).
  *   RESOURCE_EXHAUSTED: `STORAGE_FULL`. INTERNAL: `STORAGE_FAILED`, `INTERNAL`; the server's log says more.
  * - A write whose answer was lost may be sent again as it was where the store can tell: creates by the id that the client
  *   chose, claims by their `claim_id`, spans by their identity. The same id with another body is ALREADY_EXISTS. Reports
