@@ -8,9 +8,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-# Both are read on import: all that is needed is in the file, and progress bars would only mingle.
+# These are read on import. All that is needed is in the file, and progress bars would only mingle.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
+# PyTorch's threads are to sleep and not to spin while they wait for each other: where other programs run as well, such
+# as the agents, spinning makes a step many times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def find_weights() -> Path:
