@@ -93,7 +93,7 @@ test-compat: .venv-oldest/.installed ## run the store's tests on the oldest grpc
 	@touch $@
 
 test-integrations: .venv-integrations/.installed ## run the tests of AgentOps and of every model library that is recorded
-	.venv-integrations/bin/$(PYTEST) tests/framework/test_agentops.py tests/framework/test_agentops_collector.py tests/framework/test_instrumentation.py
+	.venv-integrations/bin/$(PYTEST) tests/framework/test_agentops.py tests/framework/test_agentops_collector.py tests/framework/test_instrumentation.py tests/gateway/test_anthropic_client.py
 
 .venv-http/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv-http

@@ -24,6 +24,7 @@ from calls import (
     payload,
     queue,
     refused,
+    release,
     report,
     span,
     spans,
@@ -171,3 +172,12 @@ async def test_everything_may_be_deleted_whatever_its_state(api: StoreApi) -> No
     assert (await statistics(api)).total_rollouts == 0
     await enqueue(api, "next")
     assert (await claim(api)).rollout_id == "next"
+
+
+async def test_totals_are_right_when_an_attempt_of_a_deleted_rollout_was_handed_back(api: StoreApi) -> None:
+    first = await start(api, "r1")
+    await start_attempt(api, "r1")
+    assert await release(api, first)
+    assert (await statistics(api)).total_attempts == 1
+    await delete(api, "r1")
+    assert (await statistics(api)).total_attempts == 0

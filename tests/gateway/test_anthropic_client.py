@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import anthropic
 import httpx
 import pytest
 from anthropic_backend import speak_anthropic
@@ -17,6 +16,8 @@ from scripted_backend import Exchange, ScriptedBackend, chat_answer, chat_chunk,
 from agentlightning import AttemptedRollout, InMemoryLightningStore, TraceToMessages
 from agentlightning.codec.generation import PROMPT_TOKEN_IDS, RESPONSE_TOKEN_IDS
 from agentlightning.gateway.apis.translation import chat_request
+
+anthropic = pytest.importorskip("anthropic", reason="anthropic is not installed: `make test-integrations` has it")
 
 ASKED = "Say:\n\n  def f(x):\n\t\treturn  x \n"
 SYSTEM = "Be  brief."

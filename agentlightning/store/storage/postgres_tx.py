@@ -66,6 +66,7 @@ def _update_many(table: Table[Any], names: tuple[str, ...]) -> str:
     return f"UPDATE {table.name} SET {changes} FROM {rows} WHERE {table.name}.key = new.key"
 
 
+_COUNT_ATTEMPTS = "SELECT COUNT(*) FROM attempts WHERE rollout = ?"
 _TAKE_ATTEMPT_KEYS = "SELECT nextval('attempts_key_seq') FROM generate_series(1, ?)"
 
 
@@ -224,10 +225,12 @@ class PostgresTx(Tx):
             super().update_rollout(row, **changes)
 
     def delete_rollout(self, row: RolloutRow) -> None:
+        if row.attempts:  # the number of the last one: some may have been handed back
+            (attempts,) = self._statement(_COUNT_ATTEMPTS, (row.key,)).fetchone() or (0,)
+            self._tally(row.experiment, "attempts", -attempts)
         super().delete_rollout(row)
         self._changed.pop(row.key, None)
-        for name, value in ((f"rollouts.{row.status}", 1), ("attempts", row.attempts)):
-            self._tally(row.experiment, name, -value)
+        self._tally(row.experiment, f"rollouts.{row.status}", -1)
         self._tally(row.experiment, "spans", -row.spans)
         self._tally(row.experiment, "span_bytes", -row.span_bytes)
 
