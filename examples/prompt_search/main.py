@@ -7,24 +7,19 @@ runs the algorithm. They talk to the server over gRPC, and to each other not at 
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from agent import extract_place
 from data import load_splits
+from launch import positive, store_server
 from model import find_weights
 from prompts import candidates
 from search import prompt_search
 
 from agentlightning import LightningStoreClient, Trainer
 from agentlightning.store.errors import StoreError
-
-READY = "agentlightning store listening on "
-"""How the server's first line begins; its address follows."""
 
 
 def main() -> int:
@@ -70,44 +65,6 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--held-out", type=positive, default=24, help="tasks that first and best prompt are judged by")
     parser.add_argument("--seed", type=int, default=7, help="which tasks are drawn")
     return parser.parse_args()
-
-
-def positive(text: str) -> int:
-    """Returns the number that an option gives."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
-    return number
-
-
-@contextmanager
-def store_server(database: Path) -> Iterator[str]:
-    """Runs a store server as a process of its own; yields its address.
-
-    Raises:
-        RuntimeError: The server did not start.
-    """
-    log_file = database.with_suffix(".log")
-    with log_file.open("w", encoding="utf-8") as log:
-        # In a session of its own Ctrl+C does not reach it: it must be there until the runners have left.
-        server = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "agentlightning.store_grpc", "--host", "127.0.0.1", "--port", "0"),
-                *("--store", f"sqlite:///{database}"),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            start_new_session=True,
-        )
-    try:
-        line = server.stdout.readline() if server.stdout else ""
-        if not line.startswith(READY):
-            raise RuntimeError(f"the store server did not start:\n{log_file.read_text(encoding='utf-8')}")
-        yield line.removeprefix(READY).split()[0]
-    finally:
-        server.terminate()
-        server.wait()
 
 
 if __name__ == "__main__":
