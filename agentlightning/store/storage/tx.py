@@ -386,12 +386,13 @@ class Tx(ABC):
         )
 
     def due_attempts(self, until: int, limit: int) -> list[AttemptRow]:
-        """Return the attempts of all experiments that the watchdog must look at, the most urgent first.
+        """Return the attempts of all experiments that the watchdog must look at, the most urgent and oldest first.
 
         Those that somebody is changing just now may be left out.
         """
         return self._attempts_held(
-            "attempts.expires_at IS NOT NULL AND attempts.expires_at <= ? ORDER BY attempts.expires_at LIMIT ?",
+            "attempts.expires_at IS NOT NULL AND attempts.expires_at <= ? "
+            "ORDER BY attempts.expires_at, attempts.key LIMIT ?",
             until,
             limit,
             skip=True,
