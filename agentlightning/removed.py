@@ -43,10 +43,20 @@ _PROCESSOR = Removed(
 _ONE_PROXY = Removed(
     "a process may have several gateways", "the `LLMProxy` that you made, or `llm_proxy` of the trainer"
 )
+_VERL = Removed("verl's trainer cannot be connected to this store so far", "`GRPO`, which trains in plain PyTorch")
+_BROWSERS = Removed(
+    "browsers do not speak gRPC", "the store over HTTP, `python -m agentlightning.rest --cors-origin ORIGIN`"
+)
+_MANY_SERVERS = Removed(
+    "one server process serves calls concurrently",
+    "several servers over one PostgreSQL database, `--store postgresql://...`, where one is not enough",
+)
 _LITELLM = Removed("the gateway needs no LiteLLM", "the arguments of `LLMProxy`")
 
 REMOVED: Final[Mapping[str, Removed]] = {
     "agentlightning.CollectionBasedLightningStore": _COLLECTIONS,
+    "agentlightning.VERL": _VERL,
+    "agentlightning.algorithm.VERL": _VERL,
     "agentlightning.instrumentation.agentops_langchain": _FRAMEWORKS,
     "agentlightning.instrumentation.litellm": _FRAMEWORKS,
     "agentlightning.instrumentation.vllm": Removed(
@@ -62,7 +72,7 @@ REMOVED: Final[Mapping[str, Removed]] = {
     "agentlightning.store.collection_based": _COLLECTIONS,
     "agentlightning.store.mongo": Removed(
         "no store is kept in MongoDB",
-        f"SqliteLightningStore, or {_SERVER} with `--store sqlite:///PATH` and LightningStoreClient on each machine",
+        f"SqliteLightningStore or PostgresLightningStore, or {_SERVER} over either with LightningStoreClient",
     ),
     "agentlightning.store.utils": Removed(
         "the rules of the rollout's life are the engine's alone",
@@ -81,26 +91,23 @@ REMOVED: Final[Mapping[str, Removed]] = {
     "agentlightning.utils.server_launcher": _LAUNCHER,
     "agl prometheus": Removed("stores keep no metrics of their own", "`agl stats --json`"),
     "agl store --backend": Removed(
-        "a store is named by one URL", "`--store memory://`, which is the default, or `--store sqlite:///PATH`"
+        "a store is named by one URL",
+        "`--store memory://`, which is the default, `--store sqlite:///PATH` or `--store postgresql://...`",
     ),
-    "agl store --cors-origin": Removed("browsers do not speak gRPC", "a client outside of the browser"),
-    "agl store --mongo-uri": Removed("no store is kept in MongoDB", "`--store sqlite:///PATH`"),
-    "agl store --n-workers": Removed(
-        "one server process uses its store alone, and serves calls concurrently", "one server for each store"
+    "agl store --cors-origin": _BROWSERS,
+    "agl store --mongo-uri": Removed(
+        "no store is kept in MongoDB", "`--store sqlite:///PATH` or `--store postgresql://...`"
     ),
+    "agl store --n-workers": _MANY_SERVERS,
     "agl store --tracker": Removed("stores keep no metrics of their own", "`agl stats --json`"),
     "InMemoryLightningStore(tracker=)": _METRICS,
     "LLMProxy(callbacks=)": _LITELLM,
     "LLMProxy(launcher_args=)": _LITELLM,
     "LLMProxy(litellm_config=)": _LITELLM,
-    "LightningStoreServer(cors_allow_origins=)": Removed(
-        "browsers do not speak gRPC", "a client outside of the browser"
-    ),
+    "LightningStoreServer(cors_allow_origins=)": _BROWSERS,
     "LightningStoreServer(launch_mode='mp')": _LAUNCHER,
     "LightningStoreServer(launcher_args=)": _LAUNCHER,
-    "LightningStoreServer(n_workers=)": Removed(
-        "one server process uses its store alone, and serves calls concurrently", f"{_SERVER}, on a machine of its own"
-    ),
+    "LightningStoreServer(n_workers=)": _MANY_SERVERS,
     "LightningStoreServer(tracker=)": _METRICS,
 }
 """By full name; an argument stands in the parentheses of what took it."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from agentlightning.algorithm.base import Algorithm
 from agentlightning.algorithm.decorator import FunctionalAlgorithm, algo
 from agentlightning.algorithm.fast import Baseline, FastAlgorithm
+from agentlightning.removed import raise_if_removed
 
 if TYPE_CHECKING:
     from agentlightning.algorithm.apo import APO
@@ -25,4 +26,5 @@ def __getattr__(name: str) -> Any:
         from agentlightning.algorithm.grpo import GRPO
 
         return GRPO
+    raise_if_removed(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

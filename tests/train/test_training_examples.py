@@ -29,6 +29,7 @@ def loaded(path: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
+@pytest.mark.timeout(600)
 def test_an_agent_that_uses_tools_learns_both_which_tool_to_call_and_what_to_make_of_the_answer() -> None:
     process = subprocess.run(
         [sys.executable, "-W", "error", EXAMPLES / "tool_agent" / "main.py", "--steps", "12"],
