@@ -7,13 +7,14 @@ import concurrent.futures
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from queue import SimpleQueue
 from typing import Any
 
 from agentlightning.store.errors import Unavailable
 from agentlightning.store.forks import ForkedError
-from agentlightning.store.storage.base import T, Work
+from agentlightning.store.storage.base import Listener, T, Work
+from agentlightning.store.storage.signals import Signal
 from agentlightning.store.storage.tx import Tx
 
 logger = logging.getLogger(__name__)
@@ -143,3 +144,32 @@ def settle(jobs: Iterable[Job]) -> None:
 def _settle_here(jobs: list[Job]) -> None:
     for job in jobs:
         job.settle()
+
+
+class GroupedStorage:
+    """What storages share whose works run in groups. A subclass makes `_writes` and `_reads`, and tells of commits."""
+
+    _writes: Groups
+    _reads: Groups
+
+    def __init__(self) -> None:
+        self._listeners: list[Listener] = []
+
+    def _tell(self, signals: list[Signal]) -> None:
+        for listener in self._listeners:
+            try:
+                listener(signals)
+            except Exception:
+                logger.exception("Those who wait could not be told of a commit.")
+
+    def on_commit(self, listener: Listener) -> None:
+        self._listeners.append(listener)
+
+    def run(self, work: Work[T]) -> Awaitable[T]:
+        return self._writes.submit(work)
+
+    def read(self, work: Work[T]) -> Awaitable[T]:
+        return self._reads.submit(work)
+
+    def run_blocking(self, work: Work[T]) -> T:
+        return self._writes.submit_blocking(work)

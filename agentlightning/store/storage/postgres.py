@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import psycopg
 
 from agentlightning.store.errors import Unavailable
-from agentlightning.store.storage.base import DEFAULT_DURABILITY, Durability, Listener, T, Work
+from agentlightning.store.storage.base import DEFAULT_DURABILITY, Durability
 from agentlightning.store.storage.clock import Clock
-from agentlightning.store.storage.groups import Groups, Job, settle
+from agentlightning.store.storage.groups import GroupedStorage, Groups, Job, settle
 from agentlightning.store.storage.postgres_connection import connect, is_lost, open_store, store_error, was_overtaken
 from agentlightning.store.storage.postgres_listener import TURN, DatabaseClock, PostgresListener, notice
 from agentlightning.store.storage.postgres_tx import Overtaken, PostgresTx
 from agentlightning.store.storage.signals import Signal
-
-logger = logging.getLogger(__name__)
 
 _WRITERS = 4
 _READERS = 2
@@ -31,7 +28,7 @@ _PATIENCE = 5.0
 _PAUSE_BETWEEN_CONNECTS = 0.2
 
 
-class PostgresStorage:
+class PostgresStorage(GroupedStorage):
     """Keeps rows in a PostgreSQL database, together with other servers.
 
     Each of a few threads takes all works that are waiting into one transaction, so that many share one commit. A work
@@ -60,7 +57,7 @@ class PostgresStorage:
         readers: int = _READERS,
         turn: float = TURN,
     ) -> None:
-        self._listeners: list[Listener] = []
+        super().__init__()
         self.store_id = open_store(url)
         clock = DatabaseClock()
         self.clock: Clock = clock
@@ -79,25 +76,6 @@ class PostgresStorage:
             "database",
             [_Transactions(session, self._tell, writes=False).run for session in self._sessions[writers:]],
         )
-
-    def _tell(self, signals: list[Signal]) -> None:
-        for listener in self._listeners:
-            try:
-                listener(signals)
-            except Exception:
-                logger.exception("Those who wait could not be told of a commit.")
-
-    def on_commit(self, listener: Listener) -> None:
-        self._listeners.append(listener)
-
-    def run(self, work: Work[T]) -> Awaitable[T]:
-        return self._writes.submit(work)
-
-    def read(self, work: Work[T]) -> Awaitable[T]:
-        return self._reads.submit(work)
-
-    def run_blocking(self, work: Work[T]) -> T:
-        return self._writes.submit_blocking(work)
 
     def watch_term(self) -> int | None:
         return self._news.watch_term()

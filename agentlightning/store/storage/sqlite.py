@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 from agentlightning.store.errors import FailedPrecondition
-from agentlightning.store.storage.base import DEFAULT_DURABILITY, Durability, Listener, T, Work
+from agentlightning.store.storage.base import DEFAULT_DURABILITY, Durability
 from agentlightning.store.storage.clock import Clock
 from agentlightning.store.storage.connection import bring_up_to_date, open_database, store_error
-from agentlightning.store.storage.groups import Groups, Job, settle
+from agentlightning.store.storage.groups import GroupedStorage, Groups, Job, settle
 from agentlightning.store.storage.signals import Signal
 from agentlightning.store.storage.sqlite_schema import APPLICATION_ID, VERSION
 from agentlightning.store.storage.sqlite_tx import SqliteTx
 from agentlightning.store.storage.tx import Experiments
 
-logger = logging.getLogger(__name__)
-
 _SYNCHRONOUS = {"power-cut": "FULL", "crash": "NORMAL", "none": "OFF"}
 
 
-class SqliteStorage:
+class SqliteStorage(GroupedStorage):
     """Keeps rows in a SQLite file.
 
     Works that write run on one thread, which takes all that are waiting into one transaction, so that many share one
@@ -42,7 +39,7 @@ class SqliteStorage:
 
     def __init__(self, path: str | Path, durability: Durability = DEFAULT_DURABILITY) -> None:
         self.path = Path(path).resolve()  # one file, one lock, whatever links lead to it
-        self._listeners: list[Listener] = []
+        super().__init__()
         self._owner = _take_ownership(self.path)
         try:
             writer, self.store_id = _open_store(self.path, _SYNCHRONOUS[durability])
@@ -54,30 +51,11 @@ class SqliteStorage:
         self.clock = Clock()
         self._connections = [reader, writer]
         self._writes = Groups(
-            "agentlightning-sqlite-writer", "file", [_Transactions(writer, self._committed, is_only_writer=True).run]
+            "agentlightning-sqlite-writer", "file", [_Transactions(writer, self._tell, is_only_writer=True).run]
         )
         self._reads = Groups(
-            "agentlightning-sqlite-reader", "file", [_Transactions(reader, self._committed, is_only_writer=False).run]
+            "agentlightning-sqlite-reader", "file", [_Transactions(reader, self._tell, is_only_writer=False).run]
         )
-
-    def _committed(self, signals: list[Signal]) -> None:
-        for listener in self._listeners:
-            try:
-                listener(signals)
-            except Exception:
-                logger.exception("Those who wait could not be told of a commit.")
-
-    def on_commit(self, listener: Listener) -> None:
-        self._listeners.append(listener)
-
-    def run(self, work: Work[T]) -> Awaitable[T]:
-        return self._writes.submit(work)
-
-    def read(self, work: Work[T]) -> Awaitable[T]:
-        return self._reads.submit(work)
-
-    def run_blocking(self, work: Work[T]) -> T:
-        return self._writes.submit_blocking(work)
 
     def watch_term(self) -> int | None:
         return 1
