@@ -14,7 +14,10 @@ _was_forked_after_use = False
 
 
 def use_grpc() -> None:
-    """Take note that this process uses gRPC from now on.
+    """Take note that this process uses gRPC from now on; to be called before the first channel or server is made.
+
+    gRPC's own handlers of a fork cannot save asyncio channels, but now and then hang or crash the process that forks
+    and its children: they are off unless the environment says otherwise.
 
     Raises:
         ForkedError: It was forked from one that did.
@@ -25,6 +28,7 @@ def use_grpc() -> None:
             "This process was forked from one that already talked to a store or served one; gRPC does not survive "
             "that. Start children with multiprocessing.get_context('spawn')."
         )
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     _is_used = True
 
 

@@ -42,7 +42,7 @@ def run_child(method: str, address: str) -> None:
     """Use the store in a child."""
     process = multiprocessing.get_context(method).Process(target=use, args=(address, "child"))  # type: ignore[attr-defined]
     process.start()
-    process.join(20)
+    process.join(60)
     print(f"child ended with {process.exitcode}", flush=True)
     if process.exitcode is None:
         process.kill()
@@ -103,7 +103,7 @@ def forked_with_an_open_file(path: str) -> None:
     engine = open_engine(f"sqlite:///{path}")
     process = multiprocessing.get_context("fork").Process(target=use_engine, args=(engine,))
     process.start()
-    process.join(20)
+    process.join(60)
     print(f"child ended with {process.exitcode}", flush=True)
     process.kill()
     engine.close()
