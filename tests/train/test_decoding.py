@@ -8,7 +8,8 @@ from collections import Counter
 
 import pytest
 import torch
-from policies import generation, plain_logprobs, tiny_policy
+from policies import generation, next_token, plain_logprobs, tiny_policy
+from tiny import DEVICE
 
 from agentlightning.algorithm.grpo.decoding import Decoder, Generation
 from agentlightning.algorithm.grpo.policy import Policy
@@ -63,7 +64,7 @@ def test_temperature_0_takes_the_likeliest_token(policy: Policy) -> None:
     greedy = generation(PROMPTS[3], temperature=0.0)
     answer(policy, [greedy])
     with torch.no_grad():
-        logits = policy.model(input_ids=torch.tensor([[*PROMPTS[3], *greedy.tokens]])).logits[0]
+        logits = policy.model(input_ids=torch.tensor([[*PROMPTS[3], *greedy.tokens]], device=DEVICE)).logits[0]
     assert greedy.tokens == logits[len(PROMPTS[3]) - 1 : -1].argmax(-1).tolist()
     assert greedy.logprobs == pytest.approx(plain_logprobs(policy, [*PROMPTS[3], *greedy.tokens])[5:], abs=1e-9)
 
@@ -73,16 +74,13 @@ def test_tokens_come_as_often_as_they_are_likely(policy: Policy) -> None:
     generations = [generation(PROMPTS[0], most_tokens=1, seed=number) for number in range(draws)]
     answer(policy, generations, max_concurrency=500)
     counted = Counter(each.tokens[0] for each in generations)
-    with torch.no_grad():
-        likely = torch.softmax(policy.model(input_ids=torch.tensor([PROMPTS[0]])).logits[0, -1], -1).tolist()
-    for token, probability in enumerate(likely):
+    for token, probability in enumerate(next_token(policy, PROMPTS[0]).tolist()):
         # Five standard deviations: the seeds are fixed, so this holds always or never.
         assert counted[token] == pytest.approx(draws * probability, abs=5 * math.sqrt(draws * probability))
 
 
 def test_top_p_leaves_out_the_unlikely_tail(policy: Policy) -> None:
-    with torch.no_grad():
-        likely = torch.softmax(policy.model(input_ids=torch.tensor([PROMPTS[0]])).logits[0, -1], -1)
+    likely = next_token(policy, PROMPTS[0])
     ranked = likely.argsort(descending=True).tolist()
     limit = float(likely[ranked[0]] + likely[ranked[1]] + likely[ranked[2]] / 2)
     generations = [generation(PROMPTS[0], most_tokens=1, top_p=limit, seed=number) for number in range(200)]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
+
+DEVICE = os.environ.get("AGL_TEST_DEVICE", "cpu")
+"""Where the models of the tests are: `AGL_TEST_DEVICE=cuda` tries all that is computed on a GPU."""
 
 COLOURS = ("red", "green")
 ANSWERS = ("stop", "go")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from tiny import TASKS, load_tiny_model
+from tiny import DEVICE, TASKS, load_tiny_model
 
 import agentlightning as agl
 from agentlightning.algorithm.grpo import GRPO, GRPOConfig, Step
@@ -23,7 +23,7 @@ CONFIG = GRPOConfig(
     lora=None,
     # Rounding, which depends on what is answered at the same time, decides nothing then.
     dtype="float64",
-    device="cpu",
+    device=DEVICE,
     max_response_tokens=1,
     validate_every=4,
     seed=1,
