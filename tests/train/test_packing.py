@@ -29,7 +29,7 @@ SAMPLES = [
 def test_logprobs_of_packed_samples_are_those_of_each_sample_alone(most_tokens: int, lora: LoRA | None) -> None:
     policy = tiny_policy(lora=lora)
     packed = []
-    for row in pack(SAMPLES, most_tokens):
+    for row in pack(SAMPLES, most_tokens, policy.device):
         with torch.no_grad():
             logprobs, _ = policy.logprobs(row)
         packed += zip(row.temperatures.tolist(), row.targets.tolist(), logprobs.tolist(), strict=True)
