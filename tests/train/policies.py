@@ -9,8 +9,8 @@ import torch
 from tiny import DEVICE, load_tiny_model
 
 from agentlightning.algorithm.grpo.config import LoRA
-from agentlightning.algorithm.grpo.decoding import Generation
 from agentlightning.algorithm.grpo.policy import Policy
+from agentlightning.algorithm.policies.generation import Generation
 
 SMALL_LORA = LoRA(rank=2, alpha=4.0)
 

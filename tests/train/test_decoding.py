@@ -11,8 +11,9 @@ import torch
 from policies import generation, next_token, plain_logprobs, tiny_policy
 from tiny import DEVICE
 
-from agentlightning.algorithm.grpo.decoding import Decoder, Generation
+from agentlightning.algorithm.grpo.decoding import Decoder
 from agentlightning.algorithm.grpo.policy import Policy
+from agentlightning.algorithm.policies.generation import Generation
 
 PROMPTS = [[3, 5, 4], [3, 6, 4], [3, 5, 4], [3, 5, 6, 5, 6, 4], [4], [3, 5, 4, 7, 1, 3, 6, 4]]
 
@@ -123,7 +124,7 @@ def test_weights_that_change_are_used_from_the_next_token_on() -> None:
         next(policy.model.parameters()).normal_(generator=torch.Generator(DEVICE).manual_seed(1))
         policy.version += 1
     answer(policy, [after])
-    assert (before.version, after.version) == (0, 1)
+    assert (before.version, after.version) == ("0", "1")
     assert after.logprobs == pytest.approx(plain_logprobs(policy, [*PROMPTS[0], *after.tokens])[2:], abs=1e-9)
 
 

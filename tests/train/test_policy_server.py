@@ -12,10 +12,11 @@ import pytest_asyncio
 from openai import AsyncOpenAI, BadRequestError
 from policies import plain_logprobs, tiny_policy
 
+from agentlightning.algorithm.grpo.decoding import Decoder
 from agentlightning.algorithm.grpo.policy import Policy
-from agentlightning.algorithm.grpo.policy_server import PolicyServer
-from agentlightning.algorithm.grpo.requests import ServedModel
-from agentlightning.algorithm.grpo.tool_calls import split_tool_calls
+from agentlightning.algorithm.policies.requests import ServedModel
+from agentlightning.algorithm.policies.server import PolicyServer
+from agentlightning.algorithm.policies.tool_calls import split_tool_calls
 
 MESSAGES: Any = [{"role": "user", "content": "red"}]
 PROMPT = [3, 5, 1, 4]
@@ -30,7 +31,7 @@ def policy() -> Policy:
 @pytest_asyncio.fixture
 async def server(policy: Policy) -> AsyncIterator[PolicyServer]:
     models = {"policy": ServedModel(1.0, 5), "greedy": ServedModel(0.0, 5)}
-    server = PolicyServer(policy, models, max_context_tokens=16)
+    server = PolicyServer(Decoder(policy, 64), models, max_context_tokens=16)
     await server.start()
     yield server
     await server.stop()
@@ -232,7 +233,7 @@ async def test_a_client_that_hangs_up_ends_its_answer(http: httpx.AsyncClient, p
 async def test_answers_say_which_weights_made_them(http: httpx.AsyncClient) -> None:
     answer = await http.post("/chat/completions", json={"model": "policy", "messages": MESSAGES})
     assert answer.headers["agentlightning-model-version"] == "0"
-    assert (await http.get("/../health")).json() == {"status": "ok", "version": 0}
+    assert (await http.get("/../health")).json() == {"status": "ok", "version": "0"}
 
 
 def test_tool_calls_are_taken_out_of_the_text() -> None:

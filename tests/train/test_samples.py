@@ -6,14 +6,8 @@ import math
 
 import pytest
 
-from agentlightning.algorithm.grpo.samples import (
-    Episode,
-    ModelCall,
-    UnusableSpans,
-    advantages,
-    read_calls,
-    samples_of,
-)
+from agentlightning.algorithm.grpo.samples import Episode, advantages, samples_of
+from agentlightning.algorithm.policies.calls import ModelCall, UnusableSpans, read_calls
 from agentlightning.types import Triplet
 
 

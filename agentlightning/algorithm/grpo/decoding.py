@@ -3,59 +3,19 @@
 from __future__ import annotations
 
 import logging
-import random
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from agentlightning.algorithm.grpo.caches import Cache, PromptCache
 from agentlightning.algorithm.grpo.policy import Policy
+from agentlightning.algorithm.policies.generation import Generation
 
 logger = logging.getLogger(__name__)
-
-FinishReason = Literal["stop", "length"]
-
-
-@dataclass
-class Generation:
-    """One answer while it is made."""
-
-    prompt: Sequence[int]
-    """Token ids of the prompt."""
-    temperature: float
-    """What the logits are divided by; 0 takes the likeliest token."""
-    top_p: float
-    """Only the likeliest tokens that have this probability together are chosen from."""
-    most_tokens: int
-    """After how many tokens the answer ends."""
-    chance: random.Random
-    """Chooses. The same one chooses alike from the same probabilities, whatever else is answered meanwhile."""
-    stops: Callable[[Sequence[int]], bool] = lambda tokens: False
-    """Whether the answer ends with these tokens."""
-    changed: Callable[[], None] = lambda: None
-    """Is called, in the thread that decodes, after each token and when the answer has ended or failed."""
-    tokens: list[int] = field(default_factory=list)
-    """The answer."""
-    logprobs: list[float] = field(default_factory=list)
-    """The log-probability of each of its tokens: at `temperature`, and before `top_p`. For a temperature of 0, at 1."""
-    version: int = 0
-    """The weights that began it."""
-    finish_reason: FinishReason | None = None
-    """Why it ended; None while it has not."""
-    error: BaseException | None = None
-    """Why it failed, if it did."""
-    abandoned: bool = False
-    """Set by whoever lost interest."""
-
-    @property
-    def is_over(self) -> bool:
-        """Whether there is nothing more to come."""
-        return self.abandoned or self.finish_reason is not None or self.error is not None
 
 
 class Decoder:
@@ -74,6 +34,31 @@ class Decoder:
         self._news = threading.Condition()
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="agl-decoder", daemon=True)
+
+    @property
+    def tokenizer(self) -> Any:
+        """That of the policy."""
+        return self._policy.tokenizer
+
+    @property
+    def template_options(self) -> Mapping[str, Any]:
+        """None: the chat template is taken as it is."""
+        return {}
+
+    @property
+    def version(self) -> str:
+        """That of the policy."""
+        return str(self._policy.version)
+
+    @property
+    def max_context_tokens(self) -> int:
+        """How many tokens the model reads at most."""
+        return self._policy.max_context_tokens
+
+    @property
+    def vocabulary_size(self) -> int:
+        """How many tokens the model knows."""
+        return self._policy.vocabulary_size
 
     def start(self) -> None:
         """Begins to answer."""
@@ -145,7 +130,7 @@ class _Batch:
             self._join([cache for cache, _ in read])
         logits = torch.cat([*known, *(last for _, last in read)])
         for generation in self.generations[begun:]:
-            generation.version = self._policy.version
+            generation.version = str(self._policy.version)
         _choose(self.generations, logits)
         ends = self._policy.end_tokens
         for generation in self.generations:

@@ -12,10 +12,11 @@ from typing import Any, Final
 
 from agentlightning.adapter.triplet import LlmProxyTraceToTriplet
 from agentlightning.algorithm.grpo.progress import BatchProgress
-from agentlightning.algorithm.grpo.samples import Episode, UnusableSpans, read_calls
+from agentlightning.algorithm.grpo.samples import Episode
+from agentlightning.algorithm.policies.calls import UnusableSpans, read_calls, why_without_reward
 from agentlightning.emitter.reward import find_final_reward
 from agentlightning.store.base import LightningStore
-from agentlightning.types import AttemptedRollout, EnqueueRolloutRequest, Rollout, RolloutConfig, RolloutMode
+from agentlightning.types import EnqueueRolloutRequest, Rollout, RolloutConfig, RolloutMode
 
 logger = logging.getLogger(__name__)
 
@@ -138,13 +139,6 @@ class Episodes:
         if reward is None:
             reward = self._failed_reward
         if reward is None:
-            raise UnusableSpans(_why_without_reward(rollout))
+            raise UnusableSpans(why_without_reward(rollout))
         calls = read_calls(self._adapter.adapt(spans), self._temperature) if needs_calls else []
         return Episode(rollout.rollout_id, reward, calls)
-
-
-def _why_without_reward(rollout: Rollout) -> str:
-    if rollout.status == "succeeded":
-        return "no reward: the agent neither returned one nor called emit_reward"
-    failure = rollout.attempt.failure if isinstance(rollout, AttemptedRollout) else None
-    return f"{rollout.status}: {failure.message if failure and failure.message else 'no reason was reported'}"

@@ -7,25 +7,9 @@ from dataclasses import dataclass
 from statistics import fmean, pstdev
 from typing import Literal
 
-from agentlightning.types import Triplet
+from agentlightning.algorithm.policies.calls import JoinedCalls, ModelCall, join_calls
 
 Aggregation = Literal["token", "rollout"]
-
-
-@dataclass(frozen=True)
-class ModelCall:
-    """One call of the policy, as the gateway recorded it."""
-
-    prompt: Sequence[int]
-    """Token ids of the prompt."""
-    response: Sequence[int]
-    """Token ids that the policy chose."""
-    logprobs: Sequence[float]
-    """For each of them the log-probability with which it was chosen, at `temperature`."""
-    temperature: float
-    """What the logits were divided by."""
-    model_version: str = ""
-    """The weights that chose."""
 
 
 @dataclass(frozen=True)
@@ -60,40 +44,6 @@ class Sample:
     """What each chosen token counts in the loss. All of a step together count 1."""
 
 
-class UnusableSpans(ValueError):
-    """The spans of a rollout hold no model call that can be trained on; the message says why."""
-
-
-def read_calls(triplets: Sequence[Triplet], default_temperature: float) -> list[ModelCall]:
-    """Returns the model calls among the triplets of a rollout that have all that training needs.
-
-    Args:
-        triplets: What `LlmProxyTraceToTriplet` made of the spans.
-        default_temperature: The temperature of calls that asked for none.
-
-    Raises:
-        UnusableSpans: There is none.
-    """
-    calls = []
-    for triplet in triplets:
-        request = triplet.metadata.get("request") or {}
-        logprobs = [token["logprob"] for token in triplet.response.get("logprobs") or ()]
-        # A greedy call reports log-probabilities of the distribution itself.
-        temperature = float(request.get("temperature", default_temperature)) or 1.0
-        response = triplet.response["token_ids"]
-        if response and len(logprobs) == len(response):
-            version = (triplet.metadata.get("response") or {}).get("model_version", "")
-            calls.append(ModelCall(triplet.prompt["token_ids"], response, logprobs, temperature, version))
-    if calls:
-        return calls
-    if triplets:
-        raise UnusableSpans(
-            f"none of {len(triplets)} model calls has a log-probability for each token: the backend of the gateway "
-            "must return them"
-        )
-    raise UnusableSpans("no model call with token ids: the agent must call the model at the endpoint of its `llm`")
-
-
 def advantages(rewards: Sequence[float], *, scaled: bool) -> list[float]:
     """Returns for each rollout of a group how much better than the group it did.
 
@@ -119,11 +69,11 @@ def samples_of(
         keep_even: Whether to keep rollouts of advantage 0. They matter for a KL term only, but always count in the
             weights, so that a step in which few groups differ is a small one.
     """
-    parts: list[tuple[int, float, list[_Joined]]] = []
+    parts: list[tuple[int, float, list[JoinedCalls]]] = []
     for group in groups:
         worth = advantages([episode.reward for episode in group], scaled=scale_advantages) if group else []
         for episode, advantage in zip(group, worth, strict=True):
-            joined = _join(episode.calls)
+            joined = join_calls(episode.calls)
             parts.append((sum(sum(each.chosen) for each in joined), advantage, joined))
     tokens = sum(count for count, _, _ in parts)
     return [
@@ -140,41 +90,3 @@ def samples_of(
         if advantage or keep_even
         for each in joined
     ]
-
-
-class _Joined:
-    """Model calls that go on from each other, as one sequence."""
-
-    def __init__(self, call: ModelCall) -> None:
-        self.prompt = list(call.prompt)
-        self.temperature = call.temperature
-        self.completion: list[int] = []
-        self.chosen: list[bool] = []
-        self.logprobs: list[float] = []
-        self._add_response(call)
-
-    def takes(self, call: ModelCall) -> bool:
-        """Adds a call whose prompt begins with all that is here; returns whether it did."""
-        known = [*self.prompt, *self.completion]
-        if call.temperature != self.temperature or list(call.prompt[: len(known)]) != known:
-            return False
-        between = call.prompt[len(known) :]
-        self.completion += between
-        self.chosen += [False] * len(between)
-        self.logprobs += [0.0] * len(between)
-        self._add_response(call)
-        return True
-
-    def _add_response(self, call: ModelCall) -> None:
-        self.completion += call.response
-        self.chosen += [True] * len(call.response)
-        self.logprobs += call.logprobs
-
-
-def _join(calls: Sequence[ModelCall]) -> list[_Joined]:
-    """Joins calls that go on from each other, so that what they share is computed once."""
-    joined: list[_Joined] = []
-    for call in calls:
-        if not any(each.takes(call) for each in joined):
-            joined.append(_Joined(call))
-    return joined

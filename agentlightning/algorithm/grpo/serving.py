@@ -7,10 +7,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 from agentlightning.algorithm.grpo.config import GRPOConfig
+from agentlightning.algorithm.grpo.decoding import Decoder
 from agentlightning.algorithm.grpo.policy import Policy
-from agentlightning.algorithm.grpo.policy_server import PolicyServer
-from agentlightning.algorithm.grpo.requests import ServedModel
 from agentlightning.algorithm.grpo.training import MODEL, VALIDATION_MODEL
+from agentlightning.algorithm.policies.requests import ServedModel
+from agentlightning.algorithm.policies.server import PolicyServer
 from agentlightning.llm_proxy import Backend, LLMProxy
 
 _SILENCE_SECONDS: Final = 24 * 3600.0
@@ -30,9 +31,8 @@ async def served(policy: Policy, proxy: LLMProxy, config: GRPOConfig) -> AsyncIt
     """
     temperatures = {MODEL: config.temperature, VALIDATION_MODEL: config.validation_temperature}
     server = PolicyServer(
-        policy,
+        Decoder(policy, config.max_concurrency),
         {name: ServedModel(temperature, config.max_response_tokens) for name, temperature in temperatures.items()},
-        max_concurrency=config.max_concurrency,
         max_context_tokens=config.max_context_tokens,
         seed=config.seed,
     )

@@ -19,6 +19,7 @@ from agentlightning.algorithm.grpo.learner import Learner
 from agentlightning.algorithm.grpo.policy import Policy
 from agentlightning.algorithm.grpo.progress import STEP_RESOURCE, Step, read_history, step_resource
 from agentlightning.algorithm.grpo.samples import samples_of
+from agentlightning.algorithm.policies.calls import LLM_RESOURCE
 from agentlightning.algorithm.utils import batch_iter_over_dataset
 from agentlightning.llm_proxy import LLMProxy
 from agentlightning.store.base import LightningStore
@@ -32,8 +33,6 @@ MODEL: Final = "policy"
 """The name by which agents call the policy in training."""
 VALIDATION_MODEL: Final = "policy-validation"
 """The name by which they call it in validation: the same weights, and another temperature."""
-LLM_RESOURCE: Final = "main_llm"
-"""The name of the resource that agents find it in."""
 
 
 class Training:

@@ -13,17 +13,16 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from agentlightning.algorithm.grpo.answers import Answer, ChatAnswer, CompletionAnswer
-from agentlightning.algorithm.grpo.decoding import Decoder, Generation
-from agentlightning.algorithm.grpo.policy import Policy
-from agentlightning.algorithm.grpo.requests import BadRequest, ChatRequest, CompletionRequest, ServedModel
+from agentlightning.algorithm.policies.answers import Answer, ChatAnswer, CompletionAnswer
+from agentlightning.algorithm.policies.generation import Generation, Sampler
+from agentlightning.algorithm.policies.requests import BadRequest, ChatRequest, CompletionRequest, ServedModel
 from agentlightning.gateway.backends import ATTEMPT_HEADER, ROLLOUT_HEADER
 from agentlightning.gateway.call import VERSION_HEADER
 from agentlightning.utils.http_serving import HttpServer
 
 
 class PolicyServer:
-    """Serves a policy on this machine, from threads of this process.
+    """Serves a policy on this machine, from a thread of this process.
 
     Calls with a `seed` choose their tokens alike each time. So do those that name their rollout in the header
     `agentlightning-rollout-id`: the n-th call of an attempt with a prompt chooses as that of any other attempt of the
@@ -32,10 +31,9 @@ class PolicyServer:
 
     def __init__(
         self,
-        policy: Policy,
+        sampler: Sampler,
         models: Mapping[str, ServedModel],
         *,
-        max_concurrency: int = 64,
         max_context_tokens: int | None = None,
         seed: int = 0,
         port: int = 0,
@@ -43,20 +41,18 @@ class PolicyServer:
         """Prepares the server.
 
         Args:
-            policy: What answers.
+            sampler: What answers. It is started and stopped with the server.
             models: The names that it is served by.
-            max_concurrency: How many answers to make at once.
-            max_context_tokens: How many tokens prompt and answer may have together; None means what the model says.
+            max_context_tokens: How many tokens prompt and answer may have together; None means what the sampler says.
             seed: Makes the choice of tokens repeatable for calls that name their rollout.
             port: Port to listen on; 0 takes a free one.
         """
-        self._policy = policy
+        self._sampler = sampler
         self._models = dict(models)
-        self._limit = max_context_tokens or policy.max_context_tokens
+        self._limit = max_context_tokens or sampler.max_context_tokens
         self._seed = seed
         self._asked: Counter[str] = Counter()
-        self._asked_version = policy.version
-        self._decoder = Decoder(policy, max_concurrency)
+        self._asked_version = sampler.version
         self._http = HttpServer(self._app(), "127.0.0.1", port, name="agl-policy-server")
 
     @property
@@ -71,11 +67,11 @@ class PolicyServer:
             OSError: The port cannot be listened on.
         """
         await self._http.start()
-        self._decoder.start()
+        self._sampler.start()
 
     async def stop(self) -> None:
         """Ends; answers that are not over fail."""
-        await asyncio.to_thread(self._decoder.stop)
+        await asyncio.to_thread(self._sampler.stop)
         await self._http.stop()
 
     def _app(self) -> FastAPI:
@@ -85,7 +81,7 @@ class PolicyServer:
 
         @app.get("/health")
         async def health() -> dict[str, Any]:
-            return {"status": "ok", "version": self._policy.version}
+            return {"status": "ok", "version": self._sampler.version}
 
         @app.get("/v1/models")
         async def models() -> dict[str, Any]:
@@ -95,12 +91,12 @@ class PolicyServer:
         @app.post("/v1/chat/completions")
         async def chat(body: ChatRequest, request: Request) -> Response:
             body.expect_answerable()
-            return await self._answer(ChatAnswer(body, self._policy), request)
+            return await self._answer(ChatAnswer(body, self._sampler), request)
 
         @app.post("/v1/completions")
         async def complete(body: CompletionRequest, request: Request) -> Response:
             body.expect_answerable()
-            return await self._answer(CompletionAnswer(body, self._policy), request)
+            return await self._answer(CompletionAnswer(body, self._sampler), request)
 
         return app
 
@@ -108,11 +104,12 @@ class PolicyServer:
         news = asyncio.Event()
         loop = asyncio.get_running_loop()
         generations = self._generations(answer, request.headers, lambda: _tell(loop, news))
-        headers = {VERSION_HEADER: str(self._policy.version)}
         for generation in generations:
-            self._decoder.submit(generation)
+            self._sampler.submit(generation)
         if answer.request.stream:
-            return StreamingResponse(_events(answer, generations, news), 200, headers, "text/event-stream")
+            return StreamingResponse(
+                _events(answer, generations, news), 200, _version(self._sampler.version), "text/event-stream"
+            )
         hang_up = asyncio.create_task(_hung_up(request))
         hang_up.add_done_callback(lambda _: news.set())
         try:
@@ -124,7 +121,7 @@ class PolicyServer:
             _abandon(generations)
         if failed := next((generation.error for generation in generations if generation.error), None):
             return _error(500, f"the answer failed: {failed}", "server_error")
-        return JSONResponse(answer.document(generations), headers=headers)
+        return JSONResponse(answer.document(generations), headers=_version(generations[0].version))
 
     def _generations(
         self, answer: Answer[Any], headers: Mapping[str, str], changed: Callable[[], None]
@@ -136,15 +133,17 @@ class PolicyServer:
         for prompt in answer.prompts:
             if not 0 < len(prompt) < self._limit:
                 raise BadRequest(f"a prompt must have 1 to {self._limit - 1} tokens, and this one has {len(prompt)}")
-            if not 0 <= min(prompt) <= max(prompt) < self._policy.vocabulary_size:
-                raise BadRequest(f"token ids must be from 0 to {self._policy.vocabulary_size - 1}")
+            if not 0 <= min(prompt) <= max(prompt) < self._sampler.vocabulary_size:
+                raise BadRequest(f"token ids must be from 0 to {self._sampler.vocabulary_size - 1}")
         return [
             Generation(
                 prompt=prompt,
                 temperature=served.temperature if asked.temperature is None else asked.temperature,
-                top_p=asked.top_p,
+                top_p=served.top_p if asked.top_p is None else asked.top_p,
                 most_tokens=min(asked.most_tokens or served.max_tokens, self._limit - len(prompt)),
                 chance=self._chance(asked.seed, index, prompt, headers),
+                model=asked.model,
+                rollout_id=headers.get(ROLLOUT_HEADER),
                 stops=answer.is_stopped,
                 changed=changed,
             )
@@ -158,9 +157,9 @@ class PolicyServer:
         rollout_id, attempt_id = headers.get(ROLLOUT_HEADER), headers.get(ATTEMPT_HEADER)
         if rollout_id is None:
             return random.Random()
-        if self._asked_version != self._policy.version:
+        if self._asked_version != self._sampler.version:
             self._asked.clear()
-            self._asked_version = self._policy.version
+            self._asked_version = self._sampler.version
         asked = f"{rollout_id} {attempt_id} {prompt}"
         self._asked[asked] += 1
         return random.Random(f"{self._seed} {rollout_id} {self._asked[asked]} {prompt}")
@@ -193,6 +192,10 @@ async def _events(answer: Answer[Any], generations: Sequence[Generation], news: 
         yield "data: [DONE]\n\n"
     finally:
         _abandon(generations)
+
+
+def _version(version: str) -> dict[str, str]:
+    return {VERSION_HEADER: version} if version else {}
 
 
 def _abandon(generations: Sequence[Generation]) -> None:

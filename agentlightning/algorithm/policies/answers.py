@@ -8,10 +8,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
-from agentlightning.algorithm.grpo.decoding import Generation
-from agentlightning.algorithm.grpo.policy import Policy
-from agentlightning.algorithm.grpo.requests import BadRequest, ChatRequest, CompletionRequest, GenerationRequest
-from agentlightning.algorithm.grpo.tool_calls import split_tool_calls
+from agentlightning.algorithm.policies.generation import Generation, Sampler
+from agentlightning.algorithm.policies.requests import BadRequest, ChatRequest, CompletionRequest, GenerationRequest
+from agentlightning.algorithm.policies.tool_calls import split_tool_calls
 
 Document = dict[str, Any]
 R = TypeVar("R", bound=GenerationRequest)
@@ -28,16 +27,16 @@ class Answer(ABC, Generic[R]):
     _whole: ClassVar[str]
     _part: ClassVar[str]
 
-    def __init__(self, request: R, policy: Policy) -> None:
+    def __init__(self, request: R, sampler: Sampler) -> None:
         """Prepares an answer; subclasses make the prompts.
 
         Args:
             request: What was asked.
-            policy: Who answers.
+            sampler: Who answers.
         """
         self.request = request
         self.prompts: list[list[int]] = []
-        self._tokenizer = policy.tokenizer
+        self._tokenizer = sampler.tokenizer
         self._head = {"id": f"{self._prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": request.model}
 
     def is_stopped(self, tokens: Sequence[int]) -> bool:
@@ -122,12 +121,14 @@ class ChatAnswer(Answer[ChatRequest]):
     _whole = "chat.completion"
     _part = "chat.completion.chunk"
 
-    def __init__(self, request: ChatRequest, policy: Policy) -> None:
-        super().__init__(request, policy)
+    def __init__(self, request: ChatRequest, sampler: Sampler) -> None:
+        super().__init__(request, sampler)
         conversation = request.conversation()
         try:
             prompt = self._tokenizer.apply_chat_template(
-                conversation, tools=request.offered_tools, add_generation_prompt=True, tokenize=False
+                conversation,
+                tools=request.offered_tools,
+                **{**sampler.template_options, "add_generation_prompt": True, "tokenize": False},
             )
         except Exception as error:  # templates are programs, and raise what they like
             raise BadRequest(f"the chat template does not take these messages: {error}") from error
@@ -191,8 +192,8 @@ class CompletionAnswer(Answer[CompletionRequest]):
     _prefix = "cmpl"
     _whole = _part = "text_completion"
 
-    def __init__(self, request: CompletionRequest, policy: Policy) -> None:
-        super().__init__(request, policy)
+    def __init__(self, request: CompletionRequest, sampler: Sampler) -> None:
+        super().__init__(request, sampler)
         self.prompts = [
             self._tokenizer.encode(prompt) if isinstance(prompt, str) else prompt for prompt in request.prompts()
         ]

@@ -46,7 +46,7 @@ class GenerationRequest(BaseModel):
     """One of the names that the server has."""
     temperature: float | None = Field(default=None, ge=0, le=100)
     """What the logits are divided by; 0 takes the likeliest token."""
-    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_p: float | None = Field(default=None, gt=0, le=1)
     """Only the likeliest tokens that have this probability together are chosen from."""
     n: int = Field(default=1, ge=1, le=128)
     """How many answers to return."""
@@ -156,6 +156,8 @@ class ServedModel:
     """Temperature."""
     max_tokens: int
     """After how many tokens an answer ends."""
+    top_p: float = 1.0
+    """Only the likeliest tokens that have this probability together are chosen from."""
 
 
 def _message(message: Message) -> Message:

@@ -1,0 +1,117 @@
+"""Calls of a policy as the gateway recorded them, and what they make when they go on from each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from agentlightning.types import AttemptedRollout, Rollout, Triplet
+
+LLM_RESOURCE: Final = "main_llm"
+"""The name of the resource that agents find the policy in."""
+
+
+@dataclass(frozen=True)
+class ModelCall:
+    """One call of the policy, as the gateway recorded it."""
+
+    prompt: Sequence[int]
+    """Token ids of the prompt."""
+    response: Sequence[int]
+    """Token ids that the policy chose."""
+    logprobs: Sequence[float]
+    """For each of them the log-probability with which it was chosen, at `temperature`."""
+    temperature: float
+    """What the logits were divided by."""
+    model_version: str = ""
+    """The weights that chose."""
+
+
+class UnusableSpans(ValueError):
+    """The spans of a rollout hold no model call that can be trained on; the message says why."""
+
+
+def read_calls(triplets: Sequence[Triplet], default_temperature: float) -> list[ModelCall]:
+    """Returns the model calls among the triplets of a rollout that have all that training needs.
+
+    Args:
+        triplets: What `LlmProxyTraceToTriplet` made of the spans.
+        default_temperature: The temperature of calls that asked for none.
+
+    Raises:
+        UnusableSpans: There is none.
+    """
+    calls = []
+    for triplet in triplets:
+        request = triplet.metadata.get("request") or {}
+        logprobs = [token["logprob"] for token in triplet.response.get("logprobs") or ()]
+        # A greedy call reports log-probabilities of the distribution itself.
+        temperature = float(request.get("temperature", default_temperature)) or 1.0
+        response = triplet.response["token_ids"]
+        if response and len(logprobs) == len(response):
+            version = (triplet.metadata.get("response") or {}).get("model_version", "")
+            calls.append(ModelCall(triplet.prompt["token_ids"], response, logprobs, temperature, version))
+    if calls:
+        return calls
+    if triplets:
+        raise UnusableSpans(
+            f"none of {len(triplets)} model calls has a log-probability for each token: the backend of the gateway "
+            "must return them"
+        )
+    raise UnusableSpans("no model call with token ids: the agent must call the model at the endpoint of its `llm`")
+
+
+class JoinedCalls:
+    """Model calls that go on from each other, as one sequence.
+
+    Attributes:
+        prompt: Token ids before the first that was chosen.
+        completion: Token ids from there on.
+        chosen: Which tokens of the completion the policy chose; in between stands what an environment said.
+        logprobs: For each token of the completion its log-probability when it was chosen; 0 where it was not.
+        temperature: What the logits were divided by.
+    """
+
+    def __init__(self, call: ModelCall) -> None:
+        """Begins with a call."""
+        self.prompt = list(call.prompt)
+        self.temperature = call.temperature
+        self.completion: list[int] = []
+        self.chosen: list[bool] = []
+        self.logprobs: list[float] = []
+        self._add_response(call)
+
+    def takes(self, call: ModelCall) -> bool:
+        """Adds a call whose prompt begins with all that is here; returns whether it did."""
+        known = [*self.prompt, *self.completion]
+        if call.temperature != self.temperature or list(call.prompt[: len(known)]) != known:
+            return False
+        between = call.prompt[len(known) :]
+        self.completion += between
+        self.chosen += [False] * len(between)
+        self.logprobs += [0.0] * len(between)
+        self._add_response(call)
+        return True
+
+    def _add_response(self, call: ModelCall) -> None:
+        self.completion += call.response
+        self.chosen += [True] * len(call.response)
+        self.logprobs += call.logprobs
+
+
+def join_calls(calls: Sequence[ModelCall]) -> list[JoinedCalls]:
+    """Joins calls that go on from each other, so that what they share is computed once."""
+    joined: list[JoinedCalls] = []
+    for call in calls:
+        if not any(each.takes(call) for each in joined):
+            joined.append(JoinedCalls(call))
+    return joined
+
+
+def why_without_reward(rollout: Rollout) -> str:
+    """Returns why a rollout that has finished earned nothing."""
+    if rollout.status == "succeeded":
+        return "no reward: the agent neither returned one nor called emit_reward"
+    failure = rollout.attempt.failure if isinstance(rollout, AttemptedRollout) else None
+    return f"{rollout.status}: {failure.message if failure and failure.message else 'no reason was reported'}"
