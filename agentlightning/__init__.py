@@ -50,6 +50,7 @@ else:
                 "Baseline",
                 "FastAlgorithm",
                 "FunctionalAlgorithm",
+                "VERL",
                 "algo",
             ),
             "agentlightning.client": (

@@ -43,7 +43,6 @@ _PROCESSOR = Removed(
 _ONE_PROXY = Removed(
     "a process may have several gateways", "the `LLMProxy` that you made, or `llm_proxy` of the trainer"
 )
-_VERL = Removed("verl's trainer cannot be connected to this store so far", "`GRPO`, which trains in plain PyTorch")
 _BROWSERS = Removed(
     "browsers do not speak gRPC", "the store over HTTP, `python -m agentlightning.rest --cors-origin ORIGIN`"
 )
@@ -55,8 +54,6 @@ _LITELLM = Removed("the gateway needs no LiteLLM", "the arguments of `LLMProxy`"
 
 REMOVED: Final[Mapping[str, Removed]] = {
     "agentlightning.CollectionBasedLightningStore": _COLLECTIONS,
-    "agentlightning.VERL": _VERL,
-    "agentlightning.algorithm.VERL": _VERL,
     "agentlightning.instrumentation.agentops_langchain": _FRAMEWORKS,
     "agentlightning.instrumentation.litellm": _FRAMEWORKS,
     "agentlightning.instrumentation.vllm": Removed(
@@ -109,6 +106,8 @@ REMOVED: Final[Mapping[str, Removed]] = {
     "LightningStoreServer(launcher_args=)": _LAUNCHER,
     "LightningStoreServer(n_workers=)": _MANY_SERVERS,
     "LightningStoreServer(tracker=)": _METRICS,
+    "VERL(daemon_cls=)": Removed("nothing stands between verl and the store", '`docs/verl.md`, section "What happens"'),
+    "VERL(trainer_cls=)": Removed("verl's trainer runs as it is", "verl's own config, `trainer.v1.trainer_mode`"),
 }
 """By full name; an argument stands in the parentheses of what took it."""
 

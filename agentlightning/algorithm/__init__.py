@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 from agentlightning.algorithm.base import Algorithm
 from agentlightning.algorithm.decorator import FunctionalAlgorithm, algo
 from agentlightning.algorithm.fast import Baseline, FastAlgorithm
-from agentlightning.removed import raise_if_removed
 
 if TYPE_CHECKING:
     from agentlightning.algorithm.apo import APO
     from agentlightning.algorithm.grpo import GRPO
+    from agentlightning.algorithm.verl import VERL
 
-__all__ = ["APO", "GRPO", "Algorithm", "Baseline", "FastAlgorithm", "FunctionalAlgorithm", "algo"]
+__all__ = ["APO", "GRPO", "VERL", "Algorithm", "Baseline", "FastAlgorithm", "FunctionalAlgorithm", "algo"]
 
 
 def __getattr__(name: str) -> Any:
@@ -26,5 +26,8 @@ def __getattr__(name: str) -> Any:
         from agentlightning.algorithm.grpo import GRPO
 
         return GRPO
-    raise_if_removed(f"{__name__}.{name}")
+    if name == "VERL":
+        from agentlightning.algorithm.verl import VERL
+
+        return VERL
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

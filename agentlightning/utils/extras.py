@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 
 
 def require_packages(what: str, extra: str, *packages: str) -> None:
@@ -20,6 +21,18 @@ def require_packages(what: str, extra: str, *packages: str) -> None:
         try:
             importlib.import_module(package)
         except ImportError as error:
-            raise ImportError(
-                f"{what} needs the package {package}: pip install 'agentlightning-grpc[{extra}]'"
-            ) from error
+            raise ImportError(_missing(what, extra, package)) from error
+
+
+def expect_package(what: str, extra: str, package: str) -> None:
+    """Checks what `require_packages` does for a package that is not to be imported here.
+
+    Raises:
+        ImportError: It is not installed; the message says how to install it.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise ImportError(_missing(what, extra, package))
+
+
+def _missing(what: str, extra: str, package: str) -> str:
+    return f"{what} needs the package {package}: pip install 'agentlightning-grpc[{extra}]'"

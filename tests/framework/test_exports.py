@@ -26,7 +26,7 @@ EXPORTS = {
         RolloutRawResult RolloutRawResultLegacy RolloutStatus Runner RunnerBundle SharedMemoryExecutionStrategy
         SortOptions Span SpanAttributeNames SpanContext SpanCoreFields SpanLike SpanNames SpanRecordingContext
         SqliteLightningStore StatusCode Task TaskIfAny TaskInput ThreadingEvent TraceAdapter TraceState
-        TraceStatus TraceToMessages TraceToTripletBase Tracer TracerTraceToTriplet Trainer Triplet Worker
+        TraceStatus TraceToMessages TraceToTripletBase Tracer TracerTraceToTriplet Trainer Triplet VERL Worker
         WorkerCommand WorkerStatus algo build_component clear_active_tracer configure_logger convert_timestamp
         current_worker_name emit_annotation emit_exception emit_message emit_object emit_reward encode_object
         find_final_reward find_reward_spans get_active_tracer get_message_value get_object_value
@@ -39,9 +39,10 @@ EXPORTS = {
     "agentlightning.adapter.messages": "OpenAIMessages TraceToMessages",
     "agentlightning.adapter.triplet": """LlmProxyTraceToTriplet RewardMatchPolicy TraceToTripletBase TraceTree
         TracerTraceToTriplet diagnose""",
-    "agentlightning.algorithm": "APO Algorithm Baseline FastAlgorithm FunctionalAlgorithm GRPO algo",
+    "agentlightning.algorithm": "APO Algorithm Baseline FastAlgorithm FunctionalAlgorithm GRPO VERL algo",
     "agentlightning.algorithm.apo": "APO BeamRound Candidate",
     "agentlightning.algorithm.grpo": "BatchProgress GRPO GRPOConfig LoRA Step read_history",
+    "agentlightning.algorithm.verl": "VERL VERLSettings",
     "agentlightning.client": "AgentLightningClient DevTaskLoader RequestRefusedError",
     "agentlightning.config": "lightning_cli",
     "agentlightning.emitter": """OperationContext emit_annotation emit_exception emit_message emit_object

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import agentlightning
-from agentlightning import InMemoryLightningStore, LightningStoreServer, LLMProxy
+from agentlightning import VERL, InMemoryLightningStore, LightningStoreServer, LLMProxy
 from agentlightning.removed import REMOVED, describe_removed
 
 PACKAGE = Path(agentlightning.__file__).parent
@@ -24,6 +24,7 @@ MODULES = sorted(set(REMOVED) - set(ARGUMENTS) - set(NAMES) - set(WORDS))
 MAKERS: dict[str, Callable[..., Any]] = {
     "LLMProxy": lambda **given: LLMProxy(**{name: [it] if name == "callbacks" else it for name, it in given.items()}),
     "InMemoryLightningStore": InMemoryLightningStore,
+    "VERL": lambda **given: VERL({}, **given),
     "LightningStoreServer": lambda **given: LightningStoreServer(InMemoryLightningStore(), port=0, **given),
 }
 

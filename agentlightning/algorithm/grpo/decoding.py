@@ -134,7 +134,7 @@ class _Batch:
         _choose(self.generations, logits)
         ends = self._policy.end_tokens
         for generation in self.generations:
-            if generation.tokens[-1] in ends or generation.stops(generation.tokens):
+            if generation.tokens[-1] in ends or (generation.stops and generation.stops(generation.tokens)):
                 generation.finish_reason = "stop"
             elif len(generation.tokens) >= generation.most_tokens:
                 generation.finish_reason = "length"

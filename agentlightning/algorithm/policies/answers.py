@@ -42,8 +42,6 @@ class Answer(ABC, Generic[R]):
     def is_stopped(self, tokens: Sequence[int]) -> bool:
         """Returns whether the last of these tokens completed a text that ends the answer."""
         stops = self.request.stops
-        if not stops:
-            return False
         window = _TOKENS_PER_CHARACTER * (max(map(len, stops)) + 1)
         text = self._decoded(tokens[-window:])
         return any(stop in text for stop in stops)

@@ -28,8 +28,8 @@ class Generation:
     """The name by which the policy was asked."""
     rollout_id: str | None = None
     """The rollout that asks, if that is known."""
-    stops: Callable[[Sequence[int]], bool] = lambda tokens: False
-    """Whether the answer ends with these tokens."""
+    stops: Callable[[Sequence[int]], bool] | None = None
+    """Whether the answer ends with these tokens; None where only the model ends it."""
     changed: Callable[[], None] = lambda: None
     """Is called, in the thread that makes the answer, when there are more tokens and when it has ended or failed."""
     tokens: list[int] = field(default_factory=list)

@@ -144,7 +144,7 @@ class PolicyServer:
                 chance=self._chance(asked.seed, index, prompt, headers),
                 model=asked.model,
                 rollout_id=headers.get(ROLLOUT_HEADER),
-                stops=answer.is_stopped,
+                stops=answer.is_stopped if asked.stops else None,
                 changed=changed,
             )
             for prompt in answer.prompts
