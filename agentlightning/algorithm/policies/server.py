@@ -42,13 +42,13 @@ class PolicyServer:
 
         Args:
             sampler: What answers. It is started and stopped with the server.
-            models: The names that it is served by.
+            models: The names that it is served by. They may become more while it serves.
             max_context_tokens: How many tokens prompt and answer may have together; None means what the sampler says.
             seed: Makes the choice of tokens repeatable for calls that name their rollout.
             port: Port to listen on; 0 takes a free one.
         """
         self._sampler = sampler
-        self._models = dict(models)
+        self._models = models
         self._limit = max_context_tokens or sampler.max_context_tokens
         self._seed = seed
         self._asked: Counter[str] = Counter()

@@ -1,0 +1,100 @@
+"""verl's side of a training: its own config, dataset and agent loop worker, with a scripted engine."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tiny import load_tiny_model
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of engines that are not installed, and of what its libraries deprecate
+    from hydra import compose, initialize_config_dir
+    from verl import DataProto
+    from verl.experimental.agent_loop.agent_loop import AgentLoopWorker
+    from verl.utils.dataset.rl_dataset import RLHFDataset, collate_fn
+    from verl.workers.rollout.replica import TokenOutput
+
+from agentlightning.algorithm.verl.config import connected, with_data, write_config
+from agentlightning.algorithm.verl.rows import write_rows
+from agentlightning.algorithm.verl.settings import VERLSettings
+
+WORDS = ("red", "green", "stop", "go")
+Script = Callable[[str, Mapping[str, Any]], str]
+"""What the engine writes after a prompt, both as texts."""
+
+
+class ScriptedEngine:
+    """Answers as verl's server manager does, with the words of a script. The n-th token has logprob -n / 8."""
+
+    def __init__(self, tokenizer: Any, script: Script) -> None:
+        self._tokenizer = tokenizer
+        self._script = script
+        self.step = 7
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.hold: asyncio.Event | None = None
+
+    async def generate(
+        self, request_id: str, *, prompt_ids: list[int], sampling_params: dict[str, Any], **_: Any
+    ) -> TokenOutput:
+        self.asked.append((request_id, sampling_params))
+        if self.hold is not None:
+            await self.hold.wait()
+        text = self._script(self._tokenizer.decode(prompt_ids), sampling_params)
+        tokens = self._tokenizer.encode(text)[: sampling_params["max_tokens"]]
+        return TokenOutput(
+            token_ids=tokens,
+            log_probs=[-(place + 1) / 8 for place in range(len(tokens))],
+            stop_reason="completed",
+            extra_fields={"global_steps": self.step, "min_global_steps": self.step, "max_global_steps": self.step},
+        )
+
+
+class VerlSide:
+    """A worker of verl's, and the tasks that its trainer would hand to it.
+
+    Args:
+        folder: Where to put files.
+        address: The store server.
+        script: What the engine writes.
+        settings: Of the section `agentlightning`, besides.
+        **config: Of verl's config.
+    """
+
+    def __init__(
+        self, folder: Path, address: str, script: Script, settings: Mapping[str, Any] | None = None, **config: Any
+    ) -> None:
+        model, tokenizer = load_tiny_model(WORDS)
+        model.save_pretrained(folder / "model")
+        tokenizer.save_pretrained(folder / "model")
+        self.tokenizer = tokenizer
+        whole = {
+            "actor_rollout_ref": {"model": {"path": str(folder / "model")}, "rollout": {"name": "vllm"}},
+            "data": {"max_prompt_length": 8, "max_response_length": 12, "cache_dir": str(folder / "cache")},
+            **config,
+        }
+        self._folder = folder
+        whole = connected(whole, VERLSettings(store=address, run="toy", **(settings or {})))
+        write_config(folder / "verl.yaml", with_data(whole, folder / "train.parquet", None))
+        with initialize_config_dir(str(folder), version_base=None):
+            self.config = compose("verl")
+        self.engine = ScriptedEngine(tokenizer, script)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.worker = AgentLoopWorker(self.config, self.engine)
+
+    def batch(self, tasks: Sequence[Any], mode: Any = "train", n: int = 1) -> DataProto:
+        """Returns tasks as verl's trainer hands them over, each `n` times."""
+        path = self._folder / f"{mode}.parquet"
+        write_rows(path, tasks, mode)
+        dataset = RLHFDataset(str(path), self.tokenizer, self.config.data)
+        batch = DataProto.from_single_dict(collate_fn([dataset[index] for index in range(len(dataset))]))
+        batch.meta_info = {"validate": mode == "val", "global_steps": self.engine.step}
+        return batch.repeat(n, interleave=True)
+
+    async def generate(self, *batch: Any, **more: Any) -> DataProto:
+        """Returns the batch that verl's trainer gets."""
+        return await self.worker.generate_sequences(self.batch(*batch, **more))
