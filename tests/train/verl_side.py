@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of engines that are not installed, and of what its libraries deprecate
     from hydra import compose, initialize_config_dir
     from verl import DataProto
-    from verl.experimental.agent_loop.agent_loop import AgentLoopWorker
+    from verl.experimental.agent_loop.agent_loop import AgentLoopWorker, DictConfigWrap
     from verl.utils.dataset.rl_dataset import RLHFDataset, collate_fn
     from verl.workers.rollout.replica import TokenOutput
 
+    from agentlightning.algorithm.verl.agent_loop import StoreAgentLoop
+import agentlightning as agl
 from agentlightning.algorithm.verl.config import connected, with_data, write_config
 from agentlightning.algorithm.verl.rows import write_rows
 from agentlightning.algorithm.verl.settings import VERLSettings
@@ -86,15 +89,40 @@ class VerlSide:
             warnings.simplefilter("ignore")
             self.worker = AgentLoopWorker(self.config, self.engine)
 
-    def batch(self, tasks: Sequence[Any], mode: Any = "train", n: int = 1) -> DataProto:
-        """Returns tasks as verl's trainer hands them over, each `n` times."""
+    def rows(self, tasks: Sequence[Any], mode: Any = "train") -> list[dict[str, Any]]:
+        """Returns tasks as verl's dataset reads them."""
         path = self._folder / f"{mode}.parquet"
         write_rows(path, tasks, mode)
         dataset = RLHFDataset(str(path), self.tokenizer, self.config.data)
-        batch = DataProto.from_single_dict(collate_fn([dataset[index] for index in range(len(dataset))]))
-        batch.meta_info = {"validate": mode == "val", "global_steps": self.engine.step}
-        return batch.repeat(n, interleave=True)
+        return [dataset[index] for index in range(len(dataset))]
 
-    async def generate(self, *batch: Any, **more: Any) -> DataProto:
-        """Returns the batch that verl's trainer gets."""
-        return await self.worker.generate_sequences(self.batch(*batch, **more))
+    def loop(self) -> StoreAgentLoop:
+        """Returns an agent loop as the worker makes one for each sample."""
+        return StoreAgentLoop(
+            trainer_config=DictConfigWrap(self.config),
+            server_manager=self.engine,
+            tokenizer=self.tokenizer,
+            processor=None,
+            dataset_cls=RLHFDataset,
+            data_config=DictConfigWrap(self.config.data),
+        )
+
+    async def generate(self, tasks: Sequence[Any], mode: Any = "train", n: int = 1) -> DataProto:
+        """Returns the batch that verl's trainer gets for tasks, each `n` times."""
+        batch = DataProto.from_single_dict(collate_fn(self.rows(tasks, mode)))
+        batch.meta_info = {"validate": mode == "val", "global_steps": self.engine.step}
+        return await self.worker.generate_sequences(batch.repeat(n, interleave=True))
+
+
+@asynccontextmanager
+async def runner_of(agent: agl.LitAgent[Any], address: str) -> AsyncIterator[None]:
+    """Has a runner take rollouts from a store server during the block."""
+    runner = agl.LitAgentRunner[Any](agl.OtelTracer(), max_concurrency=8)
+    event = agl.ThreadingEvent()
+    store = agl.LightningStoreClient(address)
+    with runner.run_context(agent=agent, store=store):
+        work = asyncio.create_task(runner.iter(event=event))
+        yield
+        event.set()
+        await work
+    await store.close()

@@ -55,8 +55,30 @@ class StoreAgentLoop(AgentLoopBase):  # type: ignore[misc]  # verl's types are n
                 len(made),
             )
             made = [longest(made)]
-        passed = time.monotonic() - began
-        outputs = [self._output(each, finished, passed, sampling_params) for each in made]
+        # verl counts with the steps, so that a rollout without model calls needs some, too.
+        weights = finished.conversation.weights or [int(kwargs.get("global_steps", 0))]
+        metrics = {"generate_sequences": finished.conversation.seconds}
+        metrics["tool_calls"] = max(0.0, time.monotonic() - began - finished.conversation.seconds)
+        outputs = [
+            AgentLoopOutput(
+                prompt_ids=each.prompt_ids,
+                response_ids=each.response_ids,
+                response_mask=each.response_mask,
+                response_logprobs=each.response_logprobs if sampling_params.get("logprobs") else None,
+                reward_score=worker.settings.failed_reward if finished.reward is None else finished.reward,
+                num_turns=2 * len(finished.calls),
+                metrics=metrics,
+                extra_fields={
+                    "min_global_steps": min(weights),
+                    "max_global_steps": max(weights),
+                    # verl expects these of each agent loop.
+                    "turn_scores": [],
+                    "tool_rewards": [],
+                    "reward_extra_info": {},
+                },
+            )
+            for each in made
+        ]
         return outputs if len(outputs) > 1 else outputs[0]
 
     def _trajectories(self, finished: Finished, row: Mapping[str, Any]) -> list[Trajectory]:
@@ -84,29 +106,6 @@ class StoreAgentLoop(AgentLoopBase):  # type: ignore[misc]  # verl's types are n
                 most_response,
             )
         return made
-
-    def _output(
-        self, made: Trajectory, finished: Finished, seconds: float, sampling_params: Mapping[str, Any]
-    ) -> AgentLoopOutput:
-        engine, weights = finished.conversation.seconds, finished.conversation.weights
-        reward = _worker_of(self).settings.failed_reward if finished.reward is None else finished.reward
-        return AgentLoopOutput(
-            prompt_ids=made.prompt_ids,
-            response_ids=made.response_ids,
-            response_mask=made.response_mask,
-            response_logprobs=made.response_logprobs if sampling_params.get("logprobs") else None,
-            reward_score=reward,
-            num_turns=2 * len(finished.calls),
-            metrics={"generate_sequences": engine, "tool_calls": max(0.0, seconds - engine)},
-            extra_fields={
-                # verl expects the same fields of all agent loops, and the fourth of each output that has a reward.
-                "min_global_steps": min(weights, default=None),
-                "max_global_steps": max(weights, default=None),
-                "turn_scores": [],
-                "tool_rewards": [],
-                "reward_extra_info": {},
-            },
-        )
 
 
 class _Worker:

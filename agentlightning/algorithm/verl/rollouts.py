@@ -118,7 +118,10 @@ class Rollouts:
                 with suppress(ValueError):  # it may never have come to the store
                     await self._store.update_rollout(rollout_id, status="cancelled")
                 raise
-        return await self._read(rollout_id, rollout, float(sampling_params["temperature"]), conversation)
+        finished = await self._read(rollout_id, rollout, float(sampling_params["temperature"]), conversation)
+        if mode == "train":
+            _warn_of_temperatures(finished, float(sampling_params["temperature"]))
+        return finished
 
     async def _read(
         self, rollout_id: str, rollout: Rollout | None, temperature: float, conversation: Conversation
@@ -162,6 +165,18 @@ class Rollouts:
                 f"the store has no resources {self._settings.resources_id!r}; see agentlightning.resources_id"
             )
         return kept.resources
+
+
+def _warn_of_temperatures(finished: Finished, trained: float) -> None:
+    # A greedy call has the probabilities of temperature 1.
+    if others := {call.temperature for call in finished.calls} - {trained or 1.0}:
+        logger.warning(
+            "rollout %s: calls asked for temperature %s, and verl computes probabilities for %g: leave it out of the "
+            "agent's calls, or set actor_rollout_ref.rollout.temperature",
+            finished.rollout_id,
+            ", ".join(f"{each:g}" for each in sorted(others)),
+            trained,
+        )
 
 
 @asynccontextmanager

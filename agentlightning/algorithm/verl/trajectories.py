@@ -39,6 +39,8 @@ def trajectories(
     """
     joined = join_calls(calls)
     made = [_fitted(each, most_prompt, most_response, trains) for each in joined]
+    # verl reads the advantage of a rollout off the last one.
+    made.sort(key=lambda each: any(each.response_mask))
     chosen = sum(sum(each.chosen) for each in joined)
     return made, chosen - sum(sum(each.response_mask) for each in made) if trains else 0
 
