@@ -20,8 +20,6 @@ USER, ASSISTANT, END = 3, 4, 1
 RED, GREEN, STOP, GO = 5, 6, 7, 8
 """The tokens of the toy model; see `tiny.py`."""
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of verl and its libraries
-
 
 @pytest_asyncio.fixture
 async def server() -> AsyncIterator[agl.LightningStoreServer]:
@@ -193,8 +191,7 @@ async def test_a_rollout_that_takes_too_long_is_left_only_when_the_engine_has_no
 
     async with runner_of(agent, server.endpoint):
         working = asyncio.create_task(side.generate(["red"]))
-        while not side.engine.asked:
-            await asyncio.sleep(0.01)
+        await side.engine.begun.wait()
         ((rollout_id, _),) = side.engine.asked
         await server.wait_for_rollouts(rollout_ids=[rollout_id])
         assert not (await asyncio.wait({working}, timeout=0.1))[0]
@@ -214,7 +211,7 @@ async def test_what_verl_does_not_wait_for_any_more_is_cancelled(
     side = VerlSide(tmp_path, server.endpoint, script)
     (row,) = side.rows(["red"])
     waiting = asyncio.create_task(side.loop().run({"temperature": 1.0, "top_p": 1.0}, **row))
-    while not await server.query_rollouts():
+    while not await server.query_rollouts():  # noqa: ASYNC110  enqueued by an agent loop
         await asyncio.sleep(0.01)
     waiting.cancel()
     await asyncio.wait({waiting})

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from tiny import load_tiny_model
+from verl_engine import Script, ScriptedEngine
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of engines that are not installed, and of what its libraries deprecate
@@ -17,7 +18,6 @@ with warnings.catch_warnings():
     from verl import DataProto
     from verl.experimental.agent_loop.agent_loop import AgentLoopWorker, DictConfigWrap
     from verl.utils.dataset.rl_dataset import RLHFDataset, collate_fn
-    from verl.workers.rollout.replica import TokenOutput
 
     from agentlightning.algorithm.verl.agent_loop import StoreAgentLoop
 import agentlightning as agl
@@ -26,34 +26,6 @@ from agentlightning.algorithm.verl.rows import write_rows
 from agentlightning.algorithm.verl.settings import VERLSettings
 
 WORDS = ("red", "green", "stop", "go")
-Script = Callable[[str, Mapping[str, Any]], str]
-"""What the engine writes after a prompt, both as texts."""
-
-
-class ScriptedEngine:
-    """Answers as verl's server manager does, with the words of a script. The n-th token has logprob -n / 8."""
-
-    def __init__(self, tokenizer: Any, script: Script) -> None:
-        self._tokenizer = tokenizer
-        self._script = script
-        self.step = 7
-        self.asked: list[tuple[str, dict[str, Any]]] = []
-        self.hold: asyncio.Event | None = None
-
-    async def generate(
-        self, request_id: str, *, prompt_ids: list[int], sampling_params: dict[str, Any], **_: Any
-    ) -> TokenOutput:
-        self.asked.append((request_id, sampling_params))
-        if self.hold is not None:
-            await self.hold.wait()
-        text = self._script(self._tokenizer.decode(prompt_ids), sampling_params)
-        tokens = self._tokenizer.encode(text)[: sampling_params["max_tokens"]]
-        return TokenOutput(
-            token_ids=tokens,
-            log_probs=[-(place + 1) / 8 for place in range(len(tokens))],
-            stop_reason="completed",
-            extra_fields={"global_steps": self.step, "min_global_steps": self.step, "max_global_steps": self.step},
-        )
 
 
 class VerlSide:
