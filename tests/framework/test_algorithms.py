@@ -509,3 +509,18 @@ else:
     raise AssertionError("there was no error")
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
+
+
+def test_verl_names_the_extra_that_it_needs() -> None:
+    code = """
+import sys
+sys.modules["verl"] = None
+from agentlightning import VERL
+try:
+    VERL({})
+except ImportError as error:
+    assert "agentlightning-grpc[verl]" in str(error), error
+else:
+    raise AssertionError("there was no error")
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)

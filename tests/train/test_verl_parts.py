@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import load_tiny_model
+from tiny import load_tiny_tokenizer
 from verl_engine import ScriptedEngine
 
 from agentlightning.algorithm.policies.calls import ModelCall
@@ -108,7 +108,7 @@ def test_the_last_trajectory_trains_if_any_does() -> None:
 
 
 async def test_an_answer_ends_with_the_text_that_it_is_to_end_with_and_others_get_none() -> None:
-    _, tokenizer = load_tiny_model()
+    tokenizer = load_tiny_tokenizer()
     engine = ScriptedEngine(tokenizer, lambda prompt, _: "stop go stop <end>")
     loop = asyncio.get_running_loop()
     sampler = EngineSampler(engine.generate, tokenizer, template_options={}, max_context_tokens=64, loop=loop)

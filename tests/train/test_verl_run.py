@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ async def answer_colour(task: dict[str, str], llm: agl.LLM, prompt_template: agl
 
 def test_a_trainer_runs_verl_whose_samples_are_rollouts_of_its_runners(tmp_path: Path) -> None:
     store = agl.InMemoryLightningStore()
-    config = {**SMALL, "agentlightning": {"rollout": {"timeout_seconds": 30.0}}}
+    config = {**SMALL, "agentlightning": {"rollout": {"timeout_seconds": 300.0}}}
     algorithm = agl.VERL(config, run="colours", folder=tmp_path)
     wrong = {"colour": "red", "answer": "go"}
     agl.Trainer(
@@ -62,7 +64,7 @@ def test_a_trainer_runs_verl_whose_samples_are_rollouts_of_its_runners(tmp_path:
     ]
     for rollout in rollouts:
         assert rollout.rollout_id.startswith("colours-")
-        assert rollout.config.timeout_seconds == 30.0
+        assert rollout.config.timeout_seconds == 300.0
 
 
 async def _all(store: agl.LightningStore) -> list[agl.Rollout]:
@@ -133,3 +135,21 @@ def test_a_section_that_is_none_is_refused_before_anything_starts(config: dict[s
 def test_a_config_that_is_no_dictionary_is_refused() -> None:
     with pytest.raises(TypeError, match="must be a dictionary, not a str"):
         agl.VERL("config.yaml")  # type: ignore[arg-type]
+
+
+def test_the_command_runs_verls_with_our_agent_loop_and_wants_a_store(tmp_path: Path) -> None:
+    (tmp_path / "site" / "verl" / "trainer" / "main_ppo.py").write_text("import sys; print(*sys.argv[1:], sep='\\n')")
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-W", "error", "-m", "agentlightning.verl", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    given = "+agentlightning.store=host:4747", "algorithm.adv_estimator=grpo"
+    default, path, *rest = run(*given).stdout.splitlines()
+    assert default == "actor_rollout_ref.rollout.agent.default_agent_loop=agentlightning"
+    assert Path(path.removeprefix("actor_rollout_ref.rollout.agent.agent_loop_config_path=")).is_file()
+    assert tuple(rest) == given
+
+    refused = run("algorithm.adv_estimator=grpo")
+    assert refused.returncode == 1
+    assert "+agentlightning.store=HOST:PORT" in refused.stderr

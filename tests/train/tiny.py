@@ -23,6 +23,25 @@ _TEMPLATE = (
 )
 
 
+def load_tiny_tokenizer(words: tuple[str, ...] = (*COLOURS, *ANSWERS)) -> Any:
+    """Returns the tokenizer of the model, without PyTorch.
+
+    Args:
+        words: The vocabulary.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {word: number for number, word in enumerate((*_SPECIAL, *words))}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unknown>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", eos_token="<end>", unk_token="<unknown>"
+    )
+    tokenizer.chat_template = _TEMPLATE
+    return tokenizer
+
+
 def load_tiny_model(words: tuple[str, ...] = (*COLOURS, *ANSWERS), size: int = 16, seed: int = 0) -> tuple[Any, Any]:
     """Returns a model with random weights, and its tokenizer.
 
@@ -32,27 +51,20 @@ def load_tiny_model(words: tuple[str, ...] = (*COLOURS, *ANSWERS), size: int = 1
         seed: Chooses the weights.
     """
     import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaConfig, LlamaForCausalLM
 
-    vocabulary = {word: number for number, word in enumerate((*_SPECIAL, *words))}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unknown>"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="<pad>", eos_token="<end>", unk_token="<unknown>"
-    )
-    tokenizer.chat_template = _TEMPLATE
+    tokenizer = load_tiny_tokenizer(words)
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(vocabulary),
+        vocab_size=len(tokenizer),
         hidden_size=size,
         intermediate_size=2 * size,
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
         max_position_embeddings=256,
-        eos_token_id=vocabulary["<end>"],
-        pad_token_id=vocabulary["<pad>"],
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
     )
     return LlamaForCausalLM(config), tokenizer

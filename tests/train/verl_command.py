@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from tiny import load_tiny_model
+from tiny import load_tiny_tokenizer
 from verl_engine import ScriptedEngine
 
 import agentlightning as agl
@@ -24,7 +24,7 @@ async def main(folder: Path, name: str) -> None:
     config: dict[str, Any] = json.loads((folder / f"{name}.yaml").read_text())
     (folder / "pid").write_text(str(os.getpid()))
     settings = VERLSettings.model_validate(config["agentlightning"])
-    _, tokenizer = load_tiny_model()
+    tokenizer = load_tiny_tokenizer()
     engine = ScriptedEngine(tokenizer, lambda prompt, _: "stop <end>" if "red" in prompt else "go <end>")
     sampler = EngineSampler(
         engine.generate, tokenizer, template_options={}, max_context_tokens=64, loop=asyncio.get_running_loop()

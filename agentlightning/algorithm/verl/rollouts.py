@@ -112,8 +112,8 @@ class Rollouts:
         async with self._sampler.conversation(rollout_id, sampling_params) as conversation:
             try:
                 await self._store.enqueue_many_rollouts([request])
-                async with aclosing(self._store.wait_iter(rollout_ids=[rollout_id])) as finished:
-                    rollout = await anext(finished, None)
+                async with aclosing(self._store.wait_iter(rollout_ids=[rollout_id])) as finishing:
+                    rollout = await anext(finishing, None)
             except BaseException:
                 with suppress(ValueError):  # it may never have come to the store
                     await self._store.update_rollout(rollout_id, status="cancelled")

@@ -26,7 +26,8 @@ from agentlightning.utils.threads import run_in_thread
 
 logger = logging.getLogger(__name__)
 
-_TRAINER: Final = "verl.trainer.main_ppo"
+COMMAND: Final = "verl.trainer.main_ppo"
+"""verl's command, a module."""
 _UNFINISHED: Final = ("queuing", "preparing", "running", "requeuing")
 # In which Ray stops what it has started.
 _STOP_SECONDS: Final = 30.0
@@ -80,9 +81,7 @@ class VERL(Algorithm):
                 raise ValueError(describe_removed(f"VERL({argument})"))
         if not isinstance(config, Mapping):
             raise TypeError(f"the config of VERL must be a dictionary, not a {type(config).__name__}")
-        require_packages("VERL", "verl", "fastapi", "uvicorn", "httpx", "pyarrow")
-        # Importing verl takes seconds and nearly a gigabyte, and it is used in another process.
-        expect_package("VERL", "verl", "verl")
+        expect_packages()
         super().__init__()
         self.config = dict(config)
         self.run_name = run or f"verl-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
@@ -152,9 +151,20 @@ class VERL(Algorithm):
             logger.info("%s: %d rollouts that verl does not wait for are cancelled", self.run_name, len(left))
 
 
+def expect_packages() -> None:
+    """Checks that verl, and what the extra `verl` brings, is installed.
+
+    Raises:
+        ImportError: It is not; the message says how to install it.
+    """
+    require_packages("VERL", "verl", "fastapi", "uvicorn", "httpx", "pyarrow")
+    # Importing verl takes seconds and nearly a gigabyte, and it is used in another process.
+    expect_package("VERL", "verl", "verl")
+
+
 async def _train(config: Path) -> None:
     """Runs verl's own command; stops it when this is cancelled."""
-    arguments = ("-m", _TRAINER, "--config-path", str(config.parent), "--config-name", config.stem)
+    arguments = ("-m", COMMAND, "--config-path", str(config.parent), "--config-name", config.stem)
     process = await asyncio.create_subprocess_exec(sys.executable, *arguments)
     try:
         code = await process.wait()
