@@ -22,6 +22,7 @@ from agentlightning.algorithm.verl.sampler import EngineSampler
 from agentlightning.algorithm.verl.settings import VERLSettings
 from agentlightning.algorithm.verl.sharing import Shared
 from agentlightning.algorithm.verl.trajectories import Trajectory, longest, trajectories
+from agentlightning.types import RolloutConfig
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -36,26 +37,27 @@ def composed(folder: Path, config: dict[str, Any]) -> Any:
         return compose("verl")
 
 
-USERS: dict[str, Any] = {
-    "actor_rollout_ref": {
-        "model": {"path": "Qwen/Qwen3-4B"},
-        "actor": {"ppo_micro_batch_size_per_gpu": 4, "optim": {"lr": 1e-06}},
-        "rollout": {"name": "vllm", "n": 8, "agent": {"num_workers": 3}, "log_prob_micro_batch_size_per_gpu": 4},
-    },
-    "algorithm": {"adv_estimator": "grpo"},
-    "critic": {"enable": False},
-}
+def of_the_page() -> dict[str, Any]:
+    """Returns the config of the example of the documentation."""
+    page = (Path(__file__).parents[2] / "docs" / "verl.md").read_text(encoding="utf-8")
+    module: dict[str, Any] = {"__name__": "page"}
+    exec(page.partition("```python\n")[2].partition("```")[0], module)
+    config: dict[str, Any] = module["CONFIG"]
+    return config
+
+
+USERS = of_the_page()
 
 
 def test_the_config_is_verls_own_with_what_the_user_sets_and_our_agent_loop(tmp_path: Path) -> None:
-    settings = VERLSettings(store="grpc://host:4747", run="run", rollout={"timeout_seconds": 60.0})  # type: ignore[arg-type]
+    settings = VERLSettings(store="grpc://host:4747", run="run", rollout=RolloutConfig(timeout_seconds=60.0))
     files = tmp_path / "train.parquet", tmp_path / "val.parquet"
     config = composed(tmp_path, with_data(connected(USERS, settings), *files))
     rollout = config.actor_rollout_ref.rollout
-    assert (rollout.n, rollout.agent.num_workers, rollout.agent.default_agent_loop) == (8, 3, "agentlightning")
+    assert (rollout.name, rollout.n, rollout.agent.default_agent_loop) == ("vllm", 8, "agentlightning")
     assert Path(rollout.agent.agent_loop_config_path).is_file()
     assert config.actor_rollout_ref.actor.optim.lr == 1e-06
-    assert rollout.prompt_length == config.data.max_prompt_length == 512
+    assert rollout.prompt_length == config.data.max_prompt_length == 1024
     assert (config.data.train_files, config.data.val_files) == tuple(map(str, files))
     assert config.trainer.val_before_train is True
     assert VERLSettings.model_validate(dict(config.agentlightning)) == settings

@@ -16,6 +16,8 @@ from tiny import TASKS
 
 import agentlightning as agl
 
+pytestmark = pytest.mark.timeout(300)  # the stand-in is a process that imports transformers
+
 HERE = Path(__file__).parent
 SMALL = {"actor_rollout_ref": {"model": {"path": "tiny"}, "rollout": {"agent": {"num_workers": 2}}}}
 
