@@ -205,6 +205,26 @@ async def test_a_rollout_that_takes_too_long_is_left_only_when_the_engine_has_no
     assert rollout.status == "failed"
 
 
+async def test_a_temperature_that_verl_does_not_compute_with_is_warned_of_and_greedy_validation_is_not(
+    server: agl.LightningStoreServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    @agl.rollout
+    async def agent(task: str, llm: agl.LLM) -> float:
+        await ask(llm, task, **({"temperature": 0.5} if task == "red" else {}))
+        return 1.0
+
+    side = VerlSide(tmp_path, server.endpoint, script)
+    async with runner_of(agent, server.endpoint):
+        await side.generate(["red", "green"])
+        await side.generate(["red", "green"], "val")
+    warnings = [record.getMessage() for record in caplog.records if "temperature" in record.getMessage()]
+    red = [each.rollout_id for each in await server.query_rollouts() if (each.mode, each.input) == ("train", "red")]
+    assert warnings == [
+        f"rollout {red[0]}: calls asked for temperature 0.5, and verl computes probabilities for 1: leave it out of the "
+        "agent's calls, or set actor_rollout_ref.rollout.temperature"
+    ]
+
+
 async def test_what_verl_does_not_wait_for_any_more_is_cancelled(
     server: agl.LightningStoreServer, tmp_path: Path
 ) -> None:

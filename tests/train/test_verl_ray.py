@@ -71,7 +71,7 @@ async def test_samples_of_rollouts_come_to_the_v1_trainer(ray: Any, tmp_path: Pa
     tq.kv_batch_put(keys=uids, partition_id="train", tags=[{"status": "pending"}] * 3)
     async with runner_of(agent, server.endpoint):
         await asyncio.to_thread(manager.generate_sequences, batch)
-        while len(kept := finished(tq.kv_list(partition_id="train")["train"], uids)) < 3:
+        while len(kept := finished(tq.kv_list(partition_id="train")["train"], uids)) < 3:  # noqa: ASYNC110  it tells nobody
             await asyncio.sleep(0.1)
 
     keys = [

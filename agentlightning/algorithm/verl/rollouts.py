@@ -134,8 +134,9 @@ class Rollouts:
         try:
             calls = read_calls(self._adapter.adapt(spans), temperature)
         except UnusableSpans as error:
-            logger.warning("rollout %s does not train: %s", rollout_id, error)
             calls = []
+            if reward is not None:
+                logger.warning("rollout %s does not train: %s", rollout_id, error)
         return Finished(rollout_id, reward, calls, conversation)
 
     async def _resources_for(self, sampling_params: Mapping[str, Any]) -> str:
