@@ -219,10 +219,8 @@ async def test_a_temperature_that_verl_does_not_compute_with_is_warned_of_and_gr
         await side.generate(["red", "green"], "val")
     warnings = [record.getMessage() for record in caplog.records if "temperature" in record.getMessage()]
     red = [each.rollout_id for each in await server.query_rollouts() if (each.mode, each.input) == ("train", "red")]
-    assert warnings == [
-        f"rollout {red[0]}: calls asked for temperature 0.5, and verl computes probabilities for 1: leave it out of the "
-        "agent's calls, or set actor_rollout_ref.rollout.temperature"
-    ]
+    (warning,) = warnings
+    assert f"rollout {red[0]}: calls asked for temperature 0.5, and verl computes probabilities for 1" in warning
 
 
 async def test_what_verl_does_not_wait_for_any_more_is_cancelled(
