@@ -13,7 +13,7 @@ CLIENTS := $(if $(NODE_MODULES),$(TYPESCRIPT)/build/.built) \
 	$(if $(and $(shell command -v go),$(wildcard $(GOCODE)/src/google.golang.org/grpc)),build/go/guess)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test faults check check-install gen gen-check contract-release bench test-compat test-integrations test-http test-releases release-environments test-train clean
+.PHONY: help quickstart test faults check check-install gen gen-check contract-release bench test-compat test-integrations test-http test-releases release-environments test-train test-verl clean
 .PHONY: test-clients clients
 
 help: ## list the commands
@@ -130,6 +130,17 @@ test-releases: $(VENV)/.test ## run agentlightning 0.2.2 and 0.3.0 from PyPI aga
 test-train: .venv-train/.installed ## run the tests of reinforcement learning, with models of a few thousand weights
 	.venv-train/bin/python -m pytest tests/train
 
+# verl allows older releases of transformers than the quickstart uses.
+.venv-verl/.installed: pyproject.toml examples/quickstart/requirements.txt
+	$(PYTHON) -m venv .venv-verl
+	.venv-verl/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.venv-verl/bin/python -m pip install --quiet "$$(grep ^torch== examples/quickstart/requirements.txt)"
+	.venv-verl/bin/python -m pip install --quiet --editable . --group test --group verl
+	@touch $@
+
+test-verl: .venv-verl/.installed ## run the tests of VERL with verl's own classes (Python up to 3.12; AGL_TEST_RAY=1 adds Ray)
+	.venv-verl/bin/python -m pytest tests/train/test_verl_*.py
+
 .venv-core/.installed: pyproject.toml
 	rm -rf .venv-core
 	$(PYTHON) -m venv .venv-core
@@ -140,7 +151,7 @@ check-install: .venv-core/.installed ## count what the core brings with it, in a
 	.venv-core/bin/python tools/check_install.py
 
 clean: ## remove what the commands above have made
-	rm -rf $(VENV) .venv-gen .venv-oldest .venv-integrations .venv-http .venv-release-0.2.2 .venv-train .venv-core .bench-venv quickstart-results bench-results
+	rm -rf $(VENV) .venv-gen .venv-oldest .venv-integrations .venv-http .venv-release-0.2.2 .venv-train .venv-verl .venv-core .bench-venv quickstart-results bench-results
 	rm -rf build $(TYPESCRIPT)/node_modules $(TYPESCRIPT)/dist $(TYPESCRIPT)/build
 
 # The generator has an environment of its own: its age sets the oldest protobuf that its output runs on.
