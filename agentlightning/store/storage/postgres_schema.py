@@ -7,6 +7,7 @@ added, and resources and scopes do not count their spans.
 
 from __future__ import annotations
 
+from agentlightning.store.storage.rows import END_OF_TIME
 from agentlightning.store.storage.schema import ATTEMPT_STATUS, LIVE_ATTEMPT, ROLLOUT_STATUS
 
 SCHEMA = "agentlightning"
@@ -147,7 +148,22 @@ INSERT INTO tallies SELECT experiment, 'resources', COUNT(*) FROM resources GROU
 INSERT INTO tallies SELECT experiment, 'workers', COUNT(*) FROM workers GROUP BY experiment;
 """
 
-STEPS = (_VERSION_1, _VERSION_2)
+# Lists sorted the whole table, or what the filter left of it.
+_VERSION_3 = f"""
+DROP INDEX rollouts_by_status;
+CREATE INDEX rollouts_by_state ON rollouts (experiment, status, mode, key);
+CREATE INDEX rollouts_by_creation ON rollouts (experiment, key);
+CREATE INDEX rollouts_by_start ON rollouts (experiment, start_time, key);
+CREATE INDEX rollouts_by_end ON rollouts (experiment, COALESCE(end_time, {END_OF_TIME}), key);
+CREATE INDEX rollouts_by_resources ON rollouts (experiment, COALESCE(resources_id, ''), key);
+CREATE INDEX resources_by_creation ON resources (experiment, key);
+CREATE INDEX resources_by_create_time ON resources (experiment, create_time, key);
+CREATE INDEX resources_by_update_time ON resources (experiment, update_time, key);
+CREATE INDEX resources_by_version ON resources (experiment, version, key);
+CREATE INDEX tombstones_by_time ON tombstones (delete_time);
+"""
+
+STEPS = (_VERSION_1, _VERSION_2, _VERSION_3)
 """What makes the tables of each version out of those of the one before; what has been released never changes."""
 
 VERSION = len(STEPS)

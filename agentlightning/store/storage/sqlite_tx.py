@@ -27,6 +27,8 @@ class SqliteTx(Tx):
         known: What the only writer remembers; None remembers nothing. Forgotten by whoever rolls back.
     """
 
+    _sorted = "+"  # or the index that has this order may be walked to its end
+
     def __init__(self, connection: sqlite3.Connection, known: Experiments | None = None) -> None:
         super().__init__(connection.execute, Experiments() if known is None else known)
         self._connection = connection
