@@ -134,14 +134,12 @@ class Engine:
         for attempt in due:
             scope = Scope(tx, tx.experiment_by_key(attempt.experiment), now, self._span_bound)
             watch(scope, tx.rollout_by_key(attempt.rollout), attempt)
-        oldest = tx.oldest_tombstones(_WATCHED_AT_ONCE)
-        forgotten = [row for row in oldest if row.delete_time < now - rollouts.TOMBSTONE_LIFE]
-        tx.forget_tombstones(forgotten)
+        tx.forget_tombstones(tx.old_tombstones(now - rollouts.TOMBSTONE_LIFE, _WATCHED_AT_ONCE))
+        oldest = tx.oldest_tombstone()
         expiry = tx.next_expiry()
         if expiry is not None and not due:  # what is due already, others are changing just now
             expiry = max(expiry, now + _PAUSE_FOR_OTHERS)
-        following = oldest[len(forgotten) :] or oldest[_WATCHED_AT_ONCE - 1 :]
-        return _first([expiry, *(row.delete_time + rollouts.TOMBSTONE_LIFE + 1 for row in following[:1])])
+        return _first([expiry, None if oldest is None else oldest + rollouts.TOMBSTONE_LIFE + 1])
 
     def _prune(self) -> int | None:
         """Delete rollouts that are kept no longer, some of each experiment in a transaction of its own."""

@@ -10,6 +10,7 @@ from typing import Any, get_args, get_type_hints
 
 import psycopg
 
+from agentlightning.store.storage.postgres_schema import KEY_OF_EXPERIMENT, KEY_OF_STATE
 from agentlightning.store.storage.queries import Position, Query
 from agentlightning.store.storage.rows import (
     AttemptRow,
@@ -338,6 +339,13 @@ class PostgresTx(Tx):
         sources = self._statement("SELECT DISTINCT source FROM spans WHERE rollout = ?", (rollout,))
         self._left_sources.update(source for (source,) in sources)
         self._statement("DELETE FROM spans WHERE rollout = ?", (rollout,))
+
+    def _key(self, table: Table[Any], query: Query) -> str:
+        key = super()._key(table, query)
+        if query.of_state:
+            return KEY_OF_STATE.format(key)
+        is_of_experiment = query.order == "created" and "experiment" in table.names
+        return KEY_OF_EXPERIMENT.format(key) if is_of_experiment else key
 
     def _found(self, table: Table[Any], query: Query, source: str) -> Iterator[tuple[Sequence[Any], int]]:
         """Fetch rows as they are asked for: a client of PostgreSQL holds all that a statement finds in memory."""

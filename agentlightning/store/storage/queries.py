@@ -37,6 +37,8 @@ class Query:
     """Position of the row before the first."""
     skip: int = 0
     limit: int = 1
+    of_state: bool = False
+    """True when `must` has one value for each state of the table, and the order is that of creation."""
 
     @property
     def names_rows(self) -> bool:
@@ -73,7 +75,9 @@ def divided(table: Table[Any], query: Query) -> list[Part] | None:
     for state in product(*(_allowed(table, query, column) for column in table.states)):
         equal = [Condition(column, "equals", value) for column, value in zip(table.states, state, strict=True)]
         word = next((table.states[name][value] for name, _, value in equal if name == query.order), "")
-        part = replace(query, must=[*query.must, *equal], conditions=rest, match_any=False, order="created")
+        part = replace(
+            query, must=[*query.must, *equal], conditions=rest, match_any=False, order="created", of_state=True
+        )
         stretches.setdefault(word, []).append(part)
     if not by_state:
         return [Part([], queries) for queries in stretches.values()]

@@ -148,6 +148,7 @@ CREATE INDEX resources_by_creation ON resources (experiment);
 CREATE INDEX resources_by_create_time ON resources (experiment, create_time);
 CREATE INDEX resources_by_update_time ON resources (experiment, update_time);
 CREATE INDEX resources_by_version ON resources (experiment, version);
+CREATE INDEX workers_by_creation ON workers (experiment);
 CREATE INDEX tombstones_by_time ON tombstones (delete_time);
 """
 

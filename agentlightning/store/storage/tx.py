@@ -311,9 +311,14 @@ class Tx(ABC):
             TOMBSTONES, "experiment = ? AND change_seq > ? ORDER BY change_seq LIMIT ?", experiment, after, limit
         )
 
-    def oldest_tombstones(self, limit: int) -> list[TombstoneRow]:
-        """Return the deletions of all experiments that were made first."""
-        return self._all(TOMBSTONES, "TRUE ORDER BY delete_time LIMIT ?", limit)
+    def oldest_tombstone(self) -> int | None:
+        """Return the time of the oldest deletion that is remembered."""
+        found = self._execute("SELECT MIN(delete_time) FROM tombstones").fetchone()[0]
+        return None if found is None else int(found)
+
+    def old_tombstones(self, before: int, limit: int) -> list[TombstoneRow]:
+        """Return the deletions of all experiments before a time, the oldest first."""
+        return self._all(TOMBSTONES, "delete_time < ? ORDER BY delete_time LIMIT ?", before, limit)
 
     def forget_tombstones(self, rows: Iterable[TombstoneRow]) -> None:
         """Delete tombstones, and note in each experiment how far they reached."""
@@ -478,9 +483,17 @@ class Tx(ABC):
         return ((_view(found[width:]), list(found[:width])) for found, width in self._select(ROLLOUTS, query, _VIEW))
 
     def rollouts_to_delete(self, query: Query) -> list[RolloutRow]:
-        """Return the states of rollouts, in any order."""
-        where, values = self._match(ROLLOUTS, query)
-        return self._all(ROLLOUTS, f"{where} LIMIT ?{self._held('rollouts')}", *values, query.limit)
+        """Return the states of rollouts, those of one state after those of another."""
+        rows: list[RolloutRow] = []
+        parts = divided(ROLLOUTS, query)
+        for one in [query] if parts is None else chain.from_iterable(part.queries for part in parts):
+            where, values = self._match(ROLLOUTS, one)
+            sign = self._sorted if one.names_rows else ""
+            statement = f"{where} ORDER BY {sign}{self._key(ROLLOUTS, one)} LIMIT ?{self._held('rollouts')}"
+            rows += self._all(ROLLOUTS, statement, *values, query.limit - len(rows))
+            if len(rows) == query.limit:
+                break
+        return rows
 
     def finished_rollouts(self, experiment: int, before: int, limit: int) -> list[RolloutRow]:
         """Return the rollouts of an experiment that have ended before a time, the first to end first.
@@ -541,7 +554,7 @@ class Tx(ABC):
     def _found(self, table: Table[Any], query: Query, source: str) -> Iterator[tuple[Sequence[Any], int]]:
         """Run one statement, at once; its rows are read as they are asked for."""
         where, values = self._match(table, query)
-        order = [*table.order[query.order], f"{table.name}.key"]
+        order = [*table.order[query.order], self._key(table, query)]
         if query.after is not None:
             marks = ", ".join("?" * len(order))
             where += f" AND ({', '.join(order)}) {'<' if query.descending else '>'} ({marks})"
@@ -552,6 +565,10 @@ class Tx(ABC):
             f"ORDER BY {', '.join(sign + column + direction for column in order)} LIMIT ? OFFSET ?"
         )
         return ((found, len(order)) for found in self._execute(statement, [*values, query.limit, query.skip]))
+
+    def _key(self, table: Table[Any], query: Query) -> str:
+        """Return what a list is sorted by in the end: the key, as the index has it that the list is to be read from."""
+        return f"{table.name}.key"
 
     def _match(self, table: Table[Any], query: Query) -> tuple[str, list[Any]]:
         """Return the WHERE clause of a query without its page, and the values in it."""
