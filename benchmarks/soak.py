@@ -1,8 +1,8 @@
 """Runs whole cycles against one server for long, and says whether it grows: `make soak`.
 
 A server on sqlite keeps but the last finished rollouts. Client processes enqueue, claim, add spans, finish and wait,
-batch by batch, while memory and file are sampled. Behind the first third, when as much is deleted as comes in, a line is
-laid through the samples: what it rises by with each rollout must stay below a bound, or the exit code is 1.
+batch by batch, while memory and file are sampled. Behind the first third, when as much is deleted as comes in, a line
+is laid through the samples: what it rises by with each rollout must stay below a bound, or the exit code is 1.
 """
 
 from __future__ import annotations
