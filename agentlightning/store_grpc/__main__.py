@@ -55,6 +55,7 @@ async def _serve(options: argparse.Namespace) -> int:
             options.port,
             insecure=options.insecure,
             max_message_bytes=options.max_message_bytes,
+            max_pending_bytes=options.max_pending_bytes,
         )
         rest = None if options.rest_port is None else _rest_server(engine, options)
         async with contextlib.AsyncExitStack() as running:

@@ -10,6 +10,7 @@ from typing import get_args
 
 from agentlightning.removed import REMOVED, describe_removed
 from agentlightning.store.api import MAX_MESSAGE_BYTES
+from agentlightning.store.server.admission import MOST_PENDING_BYTES
 from agentlightning.store.storage.base import DEFAULT_DURABILITY, Durability
 
 ENV_PREFIX = "AGL_STORE_"
@@ -99,6 +100,13 @@ def parse(
         help="listen on an address that others can reach, without TLS and without asking who calls",
     )
     _add(parser, "--max-message-bytes", default=str(MAX_MESSAGE_BYTES), type=_bytes, help="largest message to accept")
+    _add(
+        parser,
+        "--max-pending-bytes",
+        default=str(MOST_PENDING_BYTES),
+        type=_bytes,
+        help="bytes of requests to work on at once; further ones are refused with a time to come back",
+    )
     _add(parser, "--grace", default="5", type=_seconds, help="seconds that calls may take to finish at the end")
     _add(
         parser,
