@@ -330,7 +330,8 @@ class Tx(ABC):
             self._execute(
                 "UPDATE experiments SET forgotten_seq = ? WHERE key = ? AND forgotten_seq < ?", (seq, experiment, seq)
             )
-        self._known.clear()
+        if reached:
+            self._known.clear()
 
     def attempt(self, rollout: int, attempt_id: str) -> AttemptRow | None:
         """Return an attempt of a rollout."""
