@@ -40,6 +40,7 @@ NOISE_MB = 4.0
 """What memory and file of a steady server go up and down by."""
 
 WARM_UP = 1 / 3
+FEWEST_SAMPLES = 5
 HERE = CallContext()
 
 
@@ -174,6 +175,9 @@ def _verdict(
 ) -> int:
     """Print what came of a run; return the exit code."""
     measured = [sample for sample in samples if sample.rollouts >= WARM_UP * options.rollouts]
+    if len({sample.rollouts for sample in measured}) < FEWEST_SAMPLES:
+        print(f"too short: {len(samples)} samples say nothing; ask for more rollouts or a shorter interval")
+        return 1
     noise = NOISE_MB * 1e6 / (measured[-1].rollouts - measured[0].rollouts)
     half = len(measured) // 2
     memory, file = (_slope(measured, name) for name in ("memory_mb", "file_mb"))
