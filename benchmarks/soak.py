@@ -33,8 +33,8 @@ KEPT = 2_000
 MEMORY_BOUND = 50.0
 """Bytes of the server's memory that a rollout may leave behind."""
 
-FILE_BOUND = 400.0
-"""Bytes of the file that a rollout may leave behind: its tombstone, which is kept for a day, takes some 200."""
+FILE_BOUND = 200.0
+"""Bytes of the file that a rollout may leave behind: its tombstone, which is kept for a day, takes some 100."""
 
 NOISE_MB = 4.0
 """What memory and file of a steady server go up and down by."""
@@ -99,7 +99,7 @@ class _Client:
     def __init__(self, address: str, number: int, options: argparse.Namespace, folder: Path) -> None:
         self.done = 0
         self.is_running = True
-        share = options.rollouts // options.clients
+        share = options.rollouts // options.clients + (number < options.rollouts % options.clients)
         sizes = ["--rollouts", str(share), "--spans", str(options.spans), "--batch", str(options.batch)]
         command = [sys.executable, __file__, "--client", address, "--number", str(number), *sizes]
         self.process = Process(command, folder, f"soak-client-{number}", pipe=True)
