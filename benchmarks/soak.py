@@ -36,7 +36,7 @@ MEMORY_BOUND = 50.0
 FILE_BOUND = 200.0
 """Bytes of the file that a rollout may leave behind: its tombstone, which is kept for a day, takes some 100."""
 
-NOISE_MB = 2.0
+NOISE_MB = 4.0
 """What memory and file of a steady server go up and down by."""
 
 WARM_UP = 1 / 3
