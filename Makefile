@@ -14,7 +14,7 @@ CLIENTS := $(if $(NODE_MODULES),$(TYPESCRIPT)/build/.built) \
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test faults check check-install gen gen-check contract-release bench test-compat test-integrations test-http test-releases release-environments test-train test-verl clean
-.PHONY: test-clients clients
+.PHONY: test-clients clients soak
 
 help: ## list the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ quickstart: $(VENV)/.quickstart ## set up and watch reinforcement learning of a 
 
 bench: $(VENV)/.test clients ## measure against agentlightning 0.3.0 from PyPI, in one run
 	$(BIN)/python benchmarks/run.py
+
+soak: $(VENV)/.test ## run 1,000,000 rollouts and 5,000,000 spans through one server, and say whether it grows (an hour)
+	$(BIN)/python benchmarks/soak.py
 
 # The oldest releases that pyproject.toml allows.
 .venv-oldest/.installed: pyproject.toml tools/oldest-constraints.txt

@@ -155,12 +155,15 @@ class Server(Process):
         url = "memory://"
         if store == "sqlite":
             url = f"sqlite:///{Path(tempfile.mkdtemp(prefix='db-', dir=folder)) / 'store.db'}"
+        return cls.serving(python, folder, url, *(["--rest-port", "0"] if store == "rest" else []))
+
+    @classmethod
+    def serving(cls, python: Path, folder: Path, url: str, *options: str) -> Server:
+        """This project's server on the store of a URL."""
         command = [str(python), "-m", "agentlightning.store_grpc", "--host", "127.0.0.1", "--port", "0", "--store", url]
-        if store == "rest":
-            command += ["--rest-port", "0"]
-        server = cls(command, folder, f"ours-{store}-server", pipe=False)
+        server = cls([*command, *options], folder, f"ours-{url.partition(':')[0]}-server", pipe=False)
         server._await(server._announced)
-        if store == "rest":
+        if "--rest-port" in options:
             server._await(server._announced_rest)
         return server
 

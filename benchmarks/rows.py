@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from environments import REPOSITORY, BenchmarkError, Server, Side, child_environment, create_environment
+from environments import HERE, REPOSITORY, BenchmarkError, Server, Side, child_environment, create_environment
 from report import Figure, Goal, Line
 
 OTLP_BATCH = 100
@@ -30,6 +30,9 @@ class Effort:
     dispatches: dict[str, tuple[int, float]]
     """Enqueued rollouts, and the mean gap between them in seconds."""
     pause_seconds: float
+    growth_sizes: tuple[int, ...]
+    """Rollouts in the stores that are compared, from the smallest to the largest."""
+    growth_calls: int
     runner_processes: int = 4
     one_server: bool = False
     """All rows meet the same servers: a reference server takes 9 s to start. For a smoke run only, since what one
@@ -45,6 +48,8 @@ FULL = Effort(
     # The reference's runner sleeps about 5 s between its looks: the sends are spread over three of its sleeps.
     dispatches={"reference": (24, 0.65), "ours": (100, 0.02)},
     pause_seconds=4.0,
+    growth_sizes=(1_000, 100_000, 1_000_000),
+    growth_calls=200,
 )
 QUICK = Effort(
     runs=1,
@@ -54,6 +59,8 @@ QUICK = Effort(
     memory_spans={"reference": 400, "ours": 2_000},
     dispatches={"reference": (4, 0.8), "ours": (20, 0.02)},
     pause_seconds=1.0,
+    growth_sizes=(1_000, 5_000),
+    growth_calls=10,
     runner_processes=1,
     one_server=True,
 )
@@ -638,6 +645,37 @@ class Bench:
                 )
         return lines
 
+    def growth(self) -> list[Line]:
+        """What calls cost in a large store beside a small one, in process."""
+        if self.ours is None:
+            return []
+        sizes = [str(size) for size in self.effort.growth_sizes]
+        small, large = sizes[0], sizes[-1]
+        lines = []
+        for store in ("memory", "sqlite", "postgres"):
+            with tempfile.TemporaryDirectory(prefix="growth-", dir=self.folder) as folder:
+                wanted = ["--store", store, "--folder", folder, "--calls", str(self.effort.growth_calls)]
+                command = [str(self.ours.python), str(HERE / "growth.py"), *wanted, "--sizes", *sizes]
+                done = subprocess.run(
+                    command, cwd=folder, env=child_environment(), capture_output=True, text=True, check=False
+                )
+            if done.returncode != 0:
+                raise BenchmarkError(f"growth.py failed on {store}:\n{done.stderr[-1000:]}")
+            for call, milliseconds in json.loads(done.stdout).items():
+                lines.append(
+                    Line(
+                        f"{call}, at {int(large):,} rollouts, {store}",
+                        "ms",
+                        Figure(milliseconds[small]),
+                        Figure(milliseconds[large], details={"ms_at": milliseconds}),
+                        Goal(ratio=0.5),
+                        Goal(ratio=0.8),
+                        less_is_better=True,
+                        peer_name=f"at {int(small):,}",
+                    )
+                )
+        return lines
+
     def imports(self) -> list[Line]:
         """Time and memory of `import agentlightning` in a new interpreter, and until a client can be made."""
         statements = {
@@ -765,6 +803,7 @@ ROWS: dict[str, Callable[[Bench], list[Line]]] = {
     "rest": Bench.rest,
     "memory": Bench.memory,
     "pause": Bench.pause,
+    "growth": Bench.growth,
     "import": Bench.imports,
     "install": Bench.install,
 }

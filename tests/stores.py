@@ -14,6 +14,7 @@ from postgres import SERVER
 
 from agentlightning.store.api import StoreApi
 from agentlightning.store.engine.engine import Engine
+from agentlightning.store.engine.retention import Retention
 from agentlightning.store.engine.scope import SpanBound
 from agentlightning.store.remote.api import connect
 from agentlightning.store.server.server import StoreServer
@@ -104,7 +105,12 @@ class Variant:
 
     @asynccontextmanager
     async def open(
-        self, *, clock: FakeClock | None = None, span_bound: SpanBound | None = None, max_bytes: int | None = None
+        self,
+        *,
+        clock: FakeClock | None = None,
+        span_bound: SpanBound | None = None,
+        max_bytes: int | None = None,
+        retention: Retention | None = None,
     ) -> AsyncIterator[OpenStore]:
         """Open an empty store, or the one of an earlier call where the storage is durable.
 
@@ -112,9 +118,14 @@ class Variant:
             clock: Tells the time, and nothing happens by itself; None goes by real time.
             span_bound: The engine's.
             max_bytes: The memory storage's; the others have no such bound.
+            retention: The engine's.
         """
         engine = Engine(
-            open_storage(self.kind, self.folder, max_bytes), span_bound=span_bound, clock=clock, watches=clock is None
+            open_storage(self.kind, self.folder, max_bytes),
+            span_bound=span_bound,
+            retention=retention,
+            clock=clock,
+            watches=clock is None,
         )
         try:
             if self.transport == "in-process":

@@ -8,6 +8,7 @@ from typing import TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from agentlightning.store.engine.engine import Engine
+from agentlightning.store.engine.retention import Retention
 from agentlightning.store.engine.scope import SpanBound
 from agentlightning.store.errors import InvalidArgument
 from agentlightning.store.storage.base import DEFAULT_DURABILITY, Durability
@@ -27,13 +28,14 @@ SAFE_SHARE = 0.8
 T = TypeVar("T")
 
 
-def open_engine(url: str, durability: Durability = DEFAULT_DURABILITY) -> Engine:
+def open_engine(url: str, durability: Durability = DEFAULT_DURABILITY, *, retention: Retention | None = None) -> Engine:
     """Open the store that a URL names.
 
     Args:
         url: `memory://`, with `?max_bytes=N` to bound it; or `sqlite:///relative/path` or `sqlite:////absolute/path`;
             or `postgresql://user@host/database`, with the parameters that PostgreSQL's own clients take.
         durability: What every answered write survives; nothing in memory survives anything.
+        retention: How long finished rollouts are kept; None keeps them for ever.
 
     Raises:
         ImportError: The URL asks for a database whose extra is not installed.
@@ -44,12 +46,12 @@ def open_engine(url: str, durability: Durability = DEFAULT_DURABILITY) -> Engine
     if parts.scheme == "memory" and not (parts.netloc or parts.path or parts.fragment):
         max_bytes = _option(url, options, "max_bytes", _size, DEFAULT_MEMORY_BYTES)
         _refuse_rest(url, options)
-        return open_memory(max_bytes)
+        return open_memory(max_bytes, retention)
     if parts.scheme == "sqlite" and not (parts.netloc or parts.fragment) and len(parts.path) > 1:
         _refuse_rest(url, options)
-        return Engine(SqliteStorage(Path(unquote(parts.path[1:])), durability))
+        return Engine(SqliteStorage(Path(unquote(parts.path[1:])), durability), retention=retention)
     if parts.scheme in ("postgresql", "postgres"):
-        return open_postgres(url, durability)
+        return open_postgres(url, durability, retention)
     raise _fault(
         url,
         "it must be memory://, sqlite:///PATH, with # and ? in a path written %23 and %3F, or "
@@ -57,7 +59,7 @@ def open_engine(url: str, durability: Durability = DEFAULT_DURABILITY) -> Engine
     )
 
 
-def open_postgres(url: str, durability: Durability = DEFAULT_DURABILITY) -> Engine:
+def open_postgres(url: str, durability: Durability = DEFAULT_DURABILITY, retention: Retention | None = None) -> Engine:
     """Open the store in a PostgreSQL database, which others may have open too; see `open_engine`."""
     try:
         from agentlightning.store.storage.postgres import PostgresStorage
@@ -65,18 +67,19 @@ def open_postgres(url: str, durability: Durability = DEFAULT_DURABILITY) -> Engi
         raise ImportError(
             f"A store in PostgreSQL needs psycopg ({error}); install agentlightning-grpc[postgres]."
         ) from error
-    return Engine(PostgresStorage(url, durability))
+    return Engine(PostgresStorage(url, durability), retention=retention)
 
 
-def open_memory(max_bytes: int = DEFAULT_MEMORY_BYTES) -> Engine:
+def open_memory(max_bytes: int = DEFAULT_MEMORY_BYTES, retention: Retention | None = None) -> Engine:
     """Open an empty store in memory.
 
     Args:
         max_bytes: Most bytes that it may take. From seven tenths of it on, the spans of finished rollouts are dropped,
             the oldest first.
+        retention: How long finished rollouts are kept; None keeps them for ever.
     """
     bound = SpanBound(evict_above=int(max_bytes * EVICT_ABOVE), evict_down_to=int(max_bytes * EVICT_ABOVE * SAFE_SHARE))
-    return Engine(MemoryStorage(max_bytes), span_bound=bound)
+    return Engine(MemoryStorage(max_bytes), span_bound=bound, retention=retention)
 
 
 def _option(url: str, options: dict[str, str], name: str, read: Callable[[str], T], default: T) -> T:

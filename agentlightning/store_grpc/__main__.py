@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from agentlightning.store.engine.engine import Engine
+from agentlightning.store.engine.retention import Retention
 from agentlightning.store.errors import StoreError
 from agentlightning.store.opening import open_engine
 from agentlightning.store.server.server import StoreServer, refuse_others
@@ -45,7 +46,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m agentlight
 async def _serve(options: argparse.Namespace) -> int:
     stopping = stop_signal()
     refuse_others(options.host, insecure=options.insecure)  # before a database is made
-    engine = open_engine(options.store, options.durability)
+    retention = Retention(options.keep_finished, options.keep_finished_count)
+    engine = open_engine(options.store, options.durability, retention=retention)
     try:
         server = StoreServer(
             engine,
@@ -53,6 +55,7 @@ async def _serve(options: argparse.Namespace) -> int:
             options.port,
             insecure=options.insecure,
             max_message_bytes=options.max_message_bytes,
+            max_pending_bytes=options.max_pending_bytes,
         )
         rest = None if options.rest_port is None else _rest_server(engine, options)
         async with contextlib.AsyncExitStack() as running:

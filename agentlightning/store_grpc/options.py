@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Sequence
 from typing import get_args
 
 from agentlightning.removed import REMOVED, describe_removed
 from agentlightning.store.api import MAX_MESSAGE_BYTES
+from agentlightning.store.server.admission import MOST_PENDING_BYTES
 from agentlightning.store.storage.base import DEFAULT_DURABILITY, Durability
 
 ENV_PREFIX = "AGL_STORE_"
@@ -16,6 +18,9 @@ ENV_PREFIX = "AGL_STORE_"
 
 _REMOVED_PREFIX = "agl store "
 _MOST_BYTES = (1 << 31) - 1  # gRPC counts the bytes of messages in 32 bits
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
+_SHORTEST_KEPT = 1
+_LONGEST_KEPT = 36_500 * 24 * 3600  # nanoseconds are counted in 63 bits
 
 
 class _Removed(argparse.Action):
@@ -73,6 +78,20 @@ def parse(
     )
     _add(
         parser,
+        "--keep-finished",
+        default="none",
+        type=_duration,
+        help="delete rollouts that finished longer ago, such as 36h or 7d (s, m, h, d); none keeps them",
+    )
+    _add(
+        parser,
+        "--keep-finished-count",
+        default="none",
+        type=_optional_count,
+        help="delete finished rollouts of an experiment that has more of them, the oldest first; none keeps them",
+    )
+    _add(
+        parser,
         "--insecure",
         default="false",
         type=_flag,
@@ -81,6 +100,13 @@ def parse(
         help="listen on an address that others can reach, without TLS and without asking who calls",
     )
     _add(parser, "--max-message-bytes", default=str(MAX_MESSAGE_BYTES), type=_bytes, help="largest message to accept")
+    _add(
+        parser,
+        "--max-pending-bytes",
+        default=str(MOST_PENDING_BYTES),
+        type=_bytes,
+        help="bytes of requests to work on at once; further ones are refused with a time to come back",
+    )
     _add(parser, "--grace", default="5", type=_seconds, help="seconds that calls may take to finish at the end")
     _add(
         parser,
@@ -126,6 +152,27 @@ def _durability(text: str) -> Durability:
         if text.lower() == level:
             return level  # type: ignore[no-any-return]
     raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(get_args(Durability))}")
+
+
+def _duration(text: str) -> int | None:
+    """Return nanoseconds."""
+    if text.lower() == "none":
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.lower())
+    seconds = float(found[1]) * _UNITS[found[2]] if found else 0.0
+    if not _SHORTEST_KEPT <= seconds <= _LONGEST_KEPT:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is none, nor a number with a unit such as 90s, 45m, 36h or 7d, from 1s to 36500d"
+        )
+    return round(seconds * 1e9)
+
+
+def _optional_count(text: str) -> int | None:
+    if text.lower() == "none":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither none nor a number from 1 on")
+    return int(text)
 
 
 def _log_level(text: str) -> str:

@@ -33,8 +33,9 @@ from agentlightning.store.engine.engine import Engine
 from agentlightning.store.engine.scope import Scope
 from agentlightning.store.errors import Unavailable
 from agentlightning.store.storage.base import Storage
+from agentlightning.store.storage.queries import Query
 from agentlightning.store.storage.signals import Signal
-from agentlightning.store.storage.tx import Query, Tx
+from agentlightning.store.storage.tx import Tx
 from lightning_store import v1
 
 

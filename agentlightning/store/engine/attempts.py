@@ -27,9 +27,9 @@ from agentlightning.store.engine.validation import (
 )
 from agentlightning.store.errors import AlreadyExists, NotFound
 from agentlightning.store.statuses import ENDED, LIVE
+from agentlightning.store.storage.queries import Condition
 from agentlightning.store.storage.rows import AttemptRow, RolloutRow
 from agentlightning.store.storage.schema import ATTEMPTS
-from agentlightning.store.storage.tx import Condition
 from lightning_store import v1
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import suppress
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 
 from agentlightning.store.api import DEFAULT_EXPERIMENT, LONGEST_POLL, MAX_MESSAGE_BYTES, CallContext
 from agentlightning.store.engine import attempts, experiments, messages, resources, rollouts, spans, streams, workers
+from agentlightning.store.engine.retention import Retention, prune
 from agentlightning.store.engine.scope import Scope, SpanBound
 from agentlightning.store.engine.transitions import restart_watch, watch
 from agentlightning.store.engine.waiting import Waiters
@@ -32,6 +33,10 @@ _WATCHED_AT_ONCE = 200
 _PAUSE_FOR_OTHERS = messages.SECOND // 10
 
 
+def _first(moments: Iterable[int | None]) -> int | None:
+    return min((moment for moment in moments if moment is not None), default=None)
+
+
 @cache
 def _release() -> str:
     try:
@@ -46,6 +51,7 @@ class Engine:
     Args:
         storage: Where the rows live; closed with the engine.
         span_bound: Bytes of spans to keep; None never drops any.
+        retention: How long finished rollouts are kept; None keeps them for ever.
         clock: Tells the time; for tests.
         watches: False leaves it to the caller to call `look_after_attempts`; for tests.
     """
@@ -55,12 +61,14 @@ class Engine:
         storage: Storage,
         *,
         span_bound: SpanBound | None = None,
+        retention: Retention | None = None,
         clock: Clock | None = None,
         watches: bool = True,
     ) -> None:
         self.storage = storage
         self.max_message_bytes = MAX_MESSAGE_BYTES
         self._span_bound = span_bound
+        self._retention = retention
         self._clock = clock or storage.clock
         self._start_time = self._clock.now()
         self._instance_id = uuid.uuid4().hex
@@ -91,15 +99,16 @@ class Engine:
         self._waiters.close()
 
     def look_after_attempts(self) -> float | None:
-        """End the attempts that have exceeded a limit, and forget old deletions, unless another server does.
+        """End the attempts that have exceeded a limit, delete the rollouts that are kept no longer, and forget old
+        deletions, unless another server does.
 
         Returns:
             Seconds until this must be called again, None when there is nothing to watch.
         """
         if not self._take_watch():
             return None
-        next_expiry = self.storage.run_blocking(self._look)
-        return None if next_expiry is None else max(0.0, (next_expiry - self._clock.now()) / messages.SECOND)
+        next_look = _first([self.storage.run_blocking(self._look), self._prune()])
+        return None if next_look is None else max(0.0, (next_look - self._clock.now()) / messages.SECOND)
 
     def _take_watch(self) -> bool:
         """Tell whether it is for this server to look after the attempts; silence counts from when it begins to."""
@@ -125,17 +134,31 @@ class Engine:
         for attempt in due:
             scope = Scope(tx, tx.experiment_by_key(attempt.experiment), now, self._span_bound)
             watch(scope, tx.rollout_by_key(attempt.rollout), attempt)
-        tx.forget_tombstones(now - rollouts.TOMBSTONE_LIFE)
+        tx.forget_tombstones(tx.old_tombstones(now - rollouts.TOMBSTONE_LIFE, _WATCHED_AT_ONCE))
         oldest = tx.oldest_tombstone()
         expiry = tx.next_expiry()
         if expiry is not None and not due:  # what is due already, others are changing just now
             expiry = max(expiry, now + _PAUSE_FOR_OTHERS)
-        moments = [expiry, None if oldest is None else oldest + rollouts.TOMBSTONE_LIFE + 1]
-        return min((moment for moment in moments if moment is not None), default=None)
+        return _first([expiry, None if oldest is None else oldest + rollouts.TOMBSTONE_LIFE + 1])
+
+    def _prune(self) -> int | None:
+        """Delete rollouts that are kept no longer, some of each experiment in a transaction of its own."""
+        retention = self._retention
+        if retention is None:
+            return None
+
+        def work(tx: Tx, name: str) -> int | None:
+            row = tx.experiment(name)
+            return None if row is None else prune(Scope(tx, row, self._clock.now()), retention)
+
+        names = self.storage.run_blocking(experiments.names)
+        return _first(self.storage.run_blocking(partial(work, name=name)) for name in names)
 
     def _tell(self, signals: list[Signal]) -> None:
         if self._watchdog is not None:
             deadlines = [signal.value for signal in signals if signal.topic == "deadline"]
+            if self._retention is not None and any(signal.topic in ("rollout", "everything") for signal in signals):
+                deadlines.append(self._clock.now() + self._retention.pause)
             if deadlines:
                 self._watchdog.expect(max(0.0, (min(deadlines) - self._clock.now()) / messages.SECOND))
         self._waiters.tell(signals)

@@ -8,7 +8,8 @@ from agentlightning.store.engine.paging import collect, start_query
 from agentlightning.store.engine.scope import Scope
 from agentlightning.store.engine.validation import check_id
 from agentlightning.store.errors import NotFound
-from agentlightning.store.storage.rows import ExperimentRow
+from agentlightning.store.storage.queries import Query
+from agentlightning.store.storage.rows import END_OF_TIME, ExperimentRow
 from agentlightning.store.storage.schema import EXPERIMENTS
 from agentlightning.store.storage.signals import EVERYBODY, Signal
 from agentlightning.store.storage.tx import Tx
@@ -50,6 +51,11 @@ def ensure(tx: Tx, name: str, now: int) -> ExperimentRow:
         row = ExperimentRow(0, check_id(name, "experiment"), now, None, 0)
         tx.add_experiment(row)
     return row
+
+
+def names(tx: Tx) -> list[str]:
+    """Return the names of all experiments."""
+    return [row.name for row, _ in tx.experiments(Query(limit=END_OF_TIME))]
 
 
 def statistics(scope: Scope, request: v1.GetStatisticsRequest) -> v1.GetStatisticsResponse:

@@ -12,9 +12,9 @@ from google.protobuf.message import Message
 from agentlightning.store.api import MOST_ITEMS
 from agentlightning.store.engine.messages import fingerprint
 from agentlightning.store.errors import InvalidArgument
+from agentlightning.store.storage.queries import Condition, Position, Query
 from agentlightning.store.storage.rows import END_OF_TIME
 from agentlightning.store.storage.schema import Table
-from agentlightning.store.storage.tx import Condition, Position, Query
 from lightning_store import v1
 
 MOST_BYTES = 2 << 20

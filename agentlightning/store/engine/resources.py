@@ -10,9 +10,9 @@ from agentlightning.store.engine.paging import collect, start_query
 from agentlightning.store.engine.scope import Scope
 from agentlightning.store.engine.validation import check_id, check_payload
 from agentlightning.store.errors import Aborted, AlreadyExists, InvalidArgument, NotFound
+from agentlightning.store.storage.queries import Condition
 from agentlightning.store.storage.rows import ResourcesRow
 from agentlightning.store.storage.schema import RESOURCES
-from agentlightning.store.storage.tx import Condition
 from lightning_store import v1
 
 _OWN_TYPES = {"", "llm", "proxy_llm", "prompt_template"}

@@ -29,9 +29,10 @@ from agentlightning.store.engine.validation import (
     lease_ns,
 )
 from agentlightning.store.errors import AlreadyExists, InvalidArgument, NotFound
+from agentlightning.store.storage.queries import Condition, Query
 from agentlightning.store.storage.rows import RolloutRow, TombstoneRow
 from agentlightning.store.storage.schema import ROLLOUTS
-from agentlightning.store.storage.tx import Condition, Query, RolloutView
+from agentlightning.store.storage.tx import RolloutView
 from lightning_store import v1
 
 TOMBSTONE_LIFE = 24 * 3600 * messages.SECOND
@@ -329,12 +330,13 @@ def delete(scope: Scope, request: v1.DeleteRolloutsRequest) -> v1.DeleteRollouts
     rows = scope.tx.rollouts_to_delete(query)
     response = v1.DeleteRolloutsResponse(remaining=len(rows) > limit)
     for row in rows[:limit]:
-        _delete(scope, row)
+        remove(scope, row)
         response.deleted_rollout_ids.append(row.rollout_id)
     return response
 
 
-def _delete(scope: Scope, row: RolloutRow) -> None:
+def remove(scope: Scope, row: RolloutRow) -> None:
+    """Delete a rollout with all that belongs to it; watchers hear of it."""
     workers = {attempt.worker_id for attempt in scope.tx.attempts(row.key)} if row.attempts else set()
     change = scope.next_change()  # before the row goes, which may hold the number of the last change
     scope.tx.delete_rollout(row)

@@ -16,10 +16,10 @@ from agentlightning.store.engine.scope import Scope, SpanBound
 from agentlightning.store.engine.transitions import sign_of_life
 from agentlightning.store.engine.validation import check_payload
 from agentlightning.store.errors import InvalidArgument, ResourceExhausted
-from agentlightning.store.statuses import FINISHED
+from agentlightning.store.storage.queries import Condition, Position, Query
 from agentlightning.store.storage.rows import END_OF_TIME, AttemptRow, RolloutRow, SpanRow
 from agentlightning.store.storage.schema import SPANS
-from agentlightning.store.storage.tx import Condition, Position, Query, SpanIdentity, Tx
+from agentlightning.store.storage.tx import SpanIdentity, Tx
 from lightning_store import v1
 
 logger = logging.getLogger(__name__)
@@ -212,7 +212,7 @@ def make_room(tx: Tx) -> bool:
 def _evict(tx: Tx, held: int, down_to: int) -> tuple[list[str], int]:
     """Drop spans of finished rollouts, the oldest first; return whose, and the bytes of spans that are left."""
     evicted: list[str] = []
-    while held > down_to and (oldest := tx.evictable_rollouts(sorted(FINISHED), _EVICTED_AT_ONCE)):
+    while held > down_to and (oldest := tx.evictable_rollouts(_EVICTED_AT_ONCE)):
         for rollout in oldest:
             counts = tx.span_counts(rollout.key)
             for attempt in tx.attempts(rollout.key):

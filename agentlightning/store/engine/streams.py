@@ -15,8 +15,9 @@ from agentlightning.store.engine.scope import Scope
 from agentlightning.store.engine.validation import check_count
 from agentlightning.store.engine.waiting import Waiters
 from agentlightning.store.statuses import FINISHED
+from agentlightning.store.storage.queries import Position
 from agentlightning.store.storage.rows import TombstoneRow
-from agentlightning.store.storage.tx import Position, RolloutView
+from agentlightning.store.storage.tx import RolloutView
 from lightning_store import v1
 
 _LIFETIME = 600.0

@@ -41,7 +41,9 @@ def move_rollout(
     joins_queue = status in QUEUED and not rollout.queued
     if status != rollout.status:
         changes["status"] = status
-        changes["end_time"] = scope.now if status in FINISHED else None
+        end_time = scope.now if status in FINISHED else None
+        if end_time != rollout.end_time:  # or the index of ends is written for nothing
+            changes["end_time"] = end_time
     if joins_queue:
         changes["queued"] = 1
         if not keep_place:

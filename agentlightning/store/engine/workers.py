@@ -12,9 +12,9 @@ from agentlightning.store.engine.transitions import ensure_worker, sign_of_life
 from agentlightning.store.engine.validation import check_count, check_id, check_known, check_payload
 from agentlightning.store.errors import NotFound
 from agentlightning.store.statuses import ENDED, FINISHED
+from agentlightning.store.storage.queries import Condition
 from agentlightning.store.storage.schema import WORKERS
 from agentlightning.store.storage.signals import EVERYBODY
-from agentlightning.store.storage.tx import Condition
 from lightning_store import v1
 
 

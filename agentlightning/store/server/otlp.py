@@ -13,6 +13,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 from agentlightning.store.api import CallContext, StoreApi
 from agentlightning.store.engine.spans import MOST_SEQUENCE_ID
 from agentlightning.store.errors import InvalidArgument, NotFound
+from agentlightning.store.server.admission import Admission
 from agentlightning.store.server.servicers import Context, abort, call_context, parse
 from lightning_store import v1
 
@@ -41,13 +42,14 @@ _MOST_NAMED = 10
 _MOST_DIGITS = 19
 
 
-def handler(api: StoreApi) -> grpc.GenericRpcHandler[Any, Any]:
+def handler(api: StoreApi, admission: Admission) -> grpc.GenericRpcHandler[Any, Any]:
     """Return the handler of the service. An export has the bytes of an AddSpansRequest, and is parsed as one."""
 
     async def export(data: bytes, context: Context) -> Any:
         try:
-            request = parse(v1.AddSpansRequest, data)
-            return await ingest(api, call_context(context), request, dict(context.invocation_metadata() or ()))
+            with admission.taken(len(data)):
+                request = parse(v1.AddSpansRequest, data)
+                return await ingest(api, call_context(context), request, dict(context.invocation_metadata() or ()))
         except Exception as error:  # noqa: BLE001  the one place where errors leave for the wire
             await abort(context, error)
 

@@ -15,6 +15,7 @@ from agentlightning.store.engine.engine import Engine
 from agentlightning.store.forks import use_grpc
 from agentlightning.store.methods import SERVICES
 from agentlightning.store.server import otlp
+from agentlightning.store.server.admission import MOST_PENDING_BYTES, Admission
 from agentlightning.store.server.dismissal import Dismissal
 from agentlightning.store.server.servicers import LongCalls, UnknownMethods, handlers
 
@@ -60,6 +61,7 @@ class StoreServer:
         port: Port to listen on; 0 takes a free one.
         insecure: True allows a host that others can reach, though nothing is encrypted and nobody is asked who he is.
         max_message_bytes: Largest message to accept.
+        max_pending_bytes: Bytes of requests to work on at once; those that are too much are refused for the moment.
 
     Raises:
         ValueError: The host can be reached by others and `insecure` is not set.
@@ -73,10 +75,12 @@ class StoreServer:
         *,
         insecure: bool = False,
         max_message_bytes: int | None = None,
+        max_pending_bytes: int = MOST_PENDING_BYTES,
     ) -> None:
         refuse_others(host, insecure=insecure)
         self.host = host
         self.port = port
+        self._max_pending_bytes = max_pending_bytes
         self._engine = engine
         if max_message_bytes is not None:
             engine.max_message_bytes = max_message_bytes
@@ -110,7 +114,10 @@ class StoreServer:
                 ("grpc.http2.max_ping_strikes", 0),
             ]
         )
-        server.add_generic_rpc_handlers([*handlers(self._engine, long_calls, dismissal), otlp.handler(self._engine)])
+        admission = Admission(self._max_pending_bytes)
+        server.add_generic_rpc_handlers(
+            [*handlers(self._engine, long_calls, dismissal, admission), otlp.handler(self._engine, admission)]
+        )
         health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
         reflection.enable_server_reflection(
             [*SERVICES, otlp.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME], server

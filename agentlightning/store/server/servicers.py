@@ -15,6 +15,7 @@ from agentlightning.store import status
 from agentlightning.store.api import DEFAULT_EXPERIMENT, CallContext, StoreApi
 from agentlightning.store.errors import InvalidArgument, Unavailable, Unimplemented
 from agentlightning.store.methods import EXPERIMENT_KEY, METHODS, SERVICES, Method
+from agentlightning.store.server.admission import Admission
 from agentlightning.store.server.dismissal import Dismissal, UnaryMethod
 
 StreamMethod = Callable[[CallContext, Any], AsyncGenerator[Any, None]]
@@ -58,13 +59,15 @@ def _shutting_down() -> Unavailable:
     return Unavailable("The server is shutting down.", reason="SHUTTING_DOWN", retry_after=1.0)
 
 
-def handlers(api: StoreApi, long_calls: LongCalls, dismissal: Dismissal) -> list[grpc.GenericRpcHandler[Any, Any]]:
+def handlers(
+    api: StoreApi, long_calls: LongCalls, dismissal: Dismissal, admission: Admission
+) -> list[grpc.GenericRpcHandler[Any, Any]]:
     """Return the handlers of every service of the contract."""
     return [
         grpc.method_handlers_generic_handler(
             service,
             {
-                method.rpc: _handler(method, api, long_calls, dismissal)
+                method.rpc: _handler(method, api, long_calls, dismissal, admission)
                 for method in METHODS
                 if method.service == service
             },
@@ -112,13 +115,13 @@ async def abort(context: Context, error: Exception) -> NoReturn:
 
 
 def _handler(
-    method: Method, api: StoreApi, long_calls: LongCalls, dismissal: Dismissal
+    method: Method, api: StoreApi, long_calls: LongCalls, dismissal: Dismissal, admission: Admission
 ) -> grpc.RpcMethodHandler[Any, Any]:
     bound = getattr(api, method.name)
     serializer = method.response.SerializeToString
     encoded = getattr(api, f"encoded_{method.name}", None)
     if encoded is not None:
-        return grpc.unary_unary_rpc_method_handler(_unary(method, encoded))
+        return grpc.unary_unary_rpc_method_handler(_unary(method, encoded, admission))
     if method.streams:
         stream = _streaming(method, bound, long_calls)
         return grpc.unary_stream_rpc_method_handler(stream, response_serializer=serializer)
@@ -126,13 +129,14 @@ def _handler(
         bound = _waiting(dismissal.of_claims(bound), long_calls)
     elif method.name == "update_worker":
         bound = dismissal.of_heartbeats(bound)
-    return grpc.unary_unary_rpc_method_handler(_unary(method, bound), response_serializer=serializer)
+    return grpc.unary_unary_rpc_method_handler(_unary(method, bound, admission), response_serializer=serializer)
 
 
-def _unary(method: Method, call: UnaryMethod) -> Callable[[bytes, Context], Awaitable[Any]]:
+def _unary(method: Method, call: UnaryMethod, admission: Admission) -> Callable[[bytes, Context], Awaitable[Any]]:
     async def handle(data: bytes, context: Context) -> Any:
         try:
-            return await call(call_context(context), parse(method.request, data))
+            with admission.taken(len(data)):
+                return await call(call_context(context), parse(method.request, data))
         except Exception as error:  # noqa: BLE001  the one place where errors leave for the wire
             await abort(context, error)
 

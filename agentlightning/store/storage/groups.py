@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from queue import SimpleQueue
 from typing import Any
 
-from agentlightning.store.errors import Unavailable
+from agentlightning.store.errors import ResourceExhausted, Unavailable
 from agentlightning.store.forks import ForkedError
 from agentlightning.store.storage.base import Listener, T, Work
 from agentlightning.store.storage.signals import Signal
@@ -20,6 +20,10 @@ from agentlightning.store.storage.tx import Tx
 logger = logging.getLogger(__name__)
 
 _MOST_IN_GROUP = 256
+MOST_WAITING = 10_000
+"""Works that may wait for their turn; each further one is refused until there are fewer."""
+
+_RETRY_WHEN_OVERLOADED = 1.0
 
 
 class Job:
@@ -93,6 +97,12 @@ class Groups:
         with self._lock:
             if self._closed:
                 raise Unavailable("The store has been closed.", reason="STORE_CLOSED")
+            if self._jobs.qsize() >= MOST_WAITING:
+                raise ResourceExhausted(
+                    f"The store is overloaded: {MOST_WAITING} calls wait for the {self._place}. Try again later.",
+                    reason="OVERLOADED",
+                    retry_after=_RETRY_WHEN_OVERLOADED,
+                )
             self._jobs.put(job)
 
     def close(self) -> None:

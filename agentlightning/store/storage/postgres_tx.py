@@ -10,6 +10,8 @@ from typing import Any, get_args, get_type_hints
 
 import psycopg
 
+from agentlightning.store.storage.postgres_schema import KEY_OF_EXPERIMENT, KEY_OF_STATE
+from agentlightning.store.storage.queries import Position, Query
 from agentlightning.store.storage.rows import (
     AttemptRow,
     ExperimentRow,
@@ -20,7 +22,7 @@ from agentlightning.store.storage.rows import (
     WorkerRow,
 )
 from agentlightning.store.storage.schema import ATTEMPTS, EXPERIMENTS, SPANS, Table
-from agentlightning.store.storage.tx import OF_EXPERIMENT, Experiments, Position, Query, R, Tx
+from agentlightning.store.storage.tx import OF_EXPERIMENT, Experiments, R, Tx
 
 _UNNUMBERED = 1 << 62
 """Added to numbers of changes until the transaction ends, when the true ones are known."""
@@ -338,19 +340,30 @@ class PostgresTx(Tx):
         self._left_sources.update(source for (source,) in sources)
         self._statement("DELETE FROM spans WHERE rollout = ?", (rollout,))
 
-    def _select(self, table: Table[Any], query: Query, source: str) -> Iterator[tuple[Sequence[Any], int]]:
+    def _key(self, table: Table[Any], query: Query) -> str:
+        key = super()._key(table, query)
+        if query.of_state:
+            return KEY_OF_STATE.format(key)
+        is_of_experiment = query.order == "created" and "experiment" in table.names
+        return KEY_OF_EXPERIMENT.format(key) if is_of_experiment else key
+
+    def _found(self, table: Table[Any], query: Query, source: str) -> Iterator[tuple[Sequence[Any], int]]:
         """Fetch rows as they are asked for: a client of PostgreSQL holds all that a statement finds in memory."""
+        page = replace(query, limit=min(query.limit, _FETCHED_AT_ONCE))
+        return self._pages(table, query, source, super()._found(table, page, source))
+
+    def _pages(
+        self, table: Table[Any], query: Query, source: str, page: Iterator[tuple[Sequence[Any], int]]
+    ) -> Iterator[tuple[Sequence[Any], int]]:
         left = query.limit
-        while left > 0:
-            page = replace(query, limit=min(left, _FETCHED_AT_ONCE))
-            found = list(super()._select(table, page, source))
+        while found := list(page):
             yield from found
-            if len(found) < page.limit:
+            left -= len(found)
+            if left <= 0 or len(found) < _FETCHED_AT_ONCE:
                 return
-            left -= page.limit
             values, width = found[-1]
             after: Position = list(values[:width])
-            query = replace(query, after=after, skip=0)
+            page = super()._found(table, replace(query, after=after, skip=0, limit=min(left, _FETCHED_AT_ONCE)), source)
 
     def commit(self, notice: str) -> None:
         """End the transaction: give rows their numbers, tell other servers, commit.

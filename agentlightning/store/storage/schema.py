@@ -31,12 +31,21 @@ class Table(Generic[R]):
         row: The dataclass.
         order: What lists may be sorted by, under its names in the contract: expressions that are never NULL. The key
             breaks ties and is not named.
+        states: The columns of few values that lists are filtered and sorted by, with the word that each value is
+            sorted as. Rows of one value in each of them have an index in the order of their keys.
     """
 
-    def __init__(self, name: str, row: type[R], order: Mapping[str, tuple[str, ...]] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        row: type[R],
+        order: Mapping[str, tuple[str, ...]] | None = None,
+        states: Mapping[str, Mapping[int, str]] | None = None,
+    ) -> None:
         self.name = name
         self.row = row
         self.order = order or {}
+        self.states = states or {}
         names = [field.name for field in fields(row)]  # type: ignore[arg-type]
         self.names = tuple(names)
         self.values = attrgetter(*names[1:])
@@ -55,14 +64,21 @@ class Table(Generic[R]):
         return f"UPDATE {self.name} SET {', '.join(f'{name} = ?' for name in names)} WHERE key = ?"
 
 
-def _words(enum: type, prefix: str, column: str) -> str:
-    """Return an expression for the name of an enum's value, in lower case as the Python API spells it."""
-    cases = " ".join(f"WHEN {number} THEN '{name.removeprefix(prefix).lower()}'" for name, number in enum.items())  # type: ignore[attr-defined]
+def _words(enum: type, prefix: str) -> dict[int, str]:
+    """Return the names of an enum's values, in lower case as the Python API spells them."""
+    return {number: name.removeprefix(prefix).lower() for name, number in enum.items()}  # type: ignore[attr-defined]
+
+
+def _word(column: str, words: Mapping[int, str]) -> str:
+    """Return an expression for the word of a column's value."""
+    cases = " ".join(f"WHEN {number} THEN '{word}'" for number, word in words.items())
     return f"CASE {column} {cases} ELSE '' END"
 
 
-ROLLOUT_STATUS = _words(v1.RolloutStatus, "ROLLOUT_STATUS_", "rollouts.status")
-ATTEMPT_STATUS = _words(v1.AttemptStatus, "ATTEMPT_STATUS_", "attempts.status")
+_ROLLOUT_STATUSES = _words(v1.RolloutStatus, "ROLLOUT_STATUS_")
+_ROLLOUT_MODES = {**_words(v1.RolloutMode, "ROLLOUT_MODE_"), v1.ROLLOUT_MODE_UNSPECIFIED: ""}
+ROLLOUT_STATUS = _word("rollouts.status", _ROLLOUT_STATUSES)
+ATTEMPT_STATUS = _word("attempts.status", _words(v1.AttemptStatus, "ATTEMPT_STATUS_"))
 
 EXPERIMENTS = Table("experiments", ExperimentRow, {"created": (), "name": ("experiments.name",)})
 ROLLOUTS = Table(
@@ -74,9 +90,10 @@ ROLLOUTS = Table(
         "status": (ROLLOUT_STATUS,),
         "start_time": ("rollouts.start_time",),
         "end_time": (f"COALESCE(rollouts.end_time, {END_OF_TIME})",),
-        "mode": ("CASE rollouts.mode WHEN 0 THEN '' WHEN 1 THEN 'train' WHEN 2 THEN 'val' ELSE 'test' END",),
+        "mode": (_word("rollouts.mode", _ROLLOUT_MODES),),
         "resources_id": ("COALESCE(rollouts.resources_id, '')",),
     },
+    {"status": _ROLLOUT_STATUSES, "mode": _ROLLOUT_MODES},
 )
 ATTEMPTS = Table(
     "attempts",
@@ -120,7 +137,7 @@ WORKERS = Table(
     {
         "created": (),
         "worker_id": ("workers.worker_id",),
-        "status": (_words(v1.WorkerStatus, "WORKER_STATUS_", "workers.status"),),
+        "status": (_word("workers.status", _words(v1.WorkerStatus, "WORKER_STATUS_")),),
         "last_heartbeat_time": (f"COALESCE(workers.last_heartbeat_time, {END_OF_TIME})",),
         "last_dequeue_time": (f"COALESCE(workers.last_dequeue_time, {END_OF_TIME})",),
         "last_busy_time": (f"COALESCE(workers.last_busy_time, {END_OF_TIME})",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agentlightning.store.storage.rows import END_OF_TIME
 from agentlightning.store.storage.schema import ATTEMPT_STATUS, LIVE_ATTEMPT, ROLLOUT_STATUS
 
 APPLICATION_ID = 0x41474C53
@@ -134,7 +135,24 @@ CREATE TRIGGER worker_added AFTER INSERT ON workers BEGIN
 END;
 """
 
-STEPS = (_VERSION_1, _VERSION_2)
+# Lists sorted the whole table, or what the filter left of it. The key is part of every index.
+_VERSION_3 = f"""
+DROP INDEX rollouts_by_status;
+CREATE INDEX rollouts_by_state ON rollouts (experiment, status, mode);
+CREATE INDEX rollouts_by_creation ON rollouts (experiment);
+CREATE INDEX rollouts_by_start ON rollouts (experiment, start_time);
+CREATE INDEX rollouts_by_end ON rollouts (experiment, COALESCE(end_time, {END_OF_TIME}));
+CREATE INDEX rollouts_by_resources ON rollouts (experiment, COALESCE(resources_id, ''));
+CREATE INDEX rollouts_to_evict ON rollouts (start_time) WHERE spans > 0 AND end_time IS NOT NULL;
+CREATE INDEX resources_by_creation ON resources (experiment);
+CREATE INDEX resources_by_create_time ON resources (experiment, create_time);
+CREATE INDEX resources_by_update_time ON resources (experiment, update_time);
+CREATE INDEX resources_by_version ON resources (experiment, version);
+CREATE INDEX workers_by_creation ON workers (experiment);
+CREATE INDEX tombstones_by_time ON tombstones (delete_time);
+"""
+
+STEPS = (_VERSION_1, _VERSION_2, _VERSION_3)
 """What makes the tables of each version out of those of the one before; what has been released never changes."""
 
 VERSION = len(STEPS)

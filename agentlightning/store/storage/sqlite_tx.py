@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from agentlightning.store.storage.queries import Condition
 from agentlightning.store.storage.rows import ExperimentRow, SpanRow
 from agentlightning.store.storage.schema import SPANS, Table
 from agentlightning.store.storage.tx import Experiments, R, Tx
@@ -27,6 +28,8 @@ class SqliteTx(Tx):
         known: What the only writer remembers; None remembers nothing. Forgotten by whoever rolls back.
     """
 
+    _sorted = "+"  # or the index that has this order may be walked to its end
+
     def __init__(self, connection: sqlite3.Connection, known: Experiments | None = None) -> None:
         super().__init__(connection.execute, Experiments() if known is None else known)
         self._connection = connection
@@ -36,6 +39,12 @@ class SqliteTx(Tx):
 
     def _among(self, column: str, values: Iterable[Any]) -> tuple[str, Any]:
         return f"{column} IN (SELECT value FROM json_each(?))", json.dumps(list(values))
+
+    def _clause(self, table: Table[Any], condition: Condition, values: list[Any]) -> str:
+        if condition.op == "equals" and condition.column in table.states:
+            # Those of all states are open at once: of one text, each but the first would be compiled anew.
+            return f"{table.name}.{condition.column} = {condition.value:d}"
+        return super()._clause(table, condition, values)
 
     def last_change(self, experiment: ExperimentRow) -> int:
         last = self._known.changes.get(experiment.key)

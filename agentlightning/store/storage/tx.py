@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from dataclasses import replace
+from heapq import merge
+from itertools import chain, islice
+from typing import Any, NamedTuple, Protocol, TypeVar
 
+from agentlightning.store.storage.queries import Condition, Part, Position, Query, divided
 from agentlightning.store.storage.rows import (
     AttemptRow,
     ExperimentRow,
@@ -30,10 +33,6 @@ from agentlightning.store.storage.schema import (
 from agentlightning.store.storage.signals import Signal
 
 R = TypeVar("R")
-
-
-Position = list[Any]
-"""Where a row stands in an ordered list: its order values, then its key."""
 
 
 SpanIdentity = tuple[int, bytes, bytes]
@@ -60,33 +59,6 @@ class Found(Protocol):
     def fetchone(self) -> Any: ...
     def fetchall(self) -> list[Any]: ...
     def __iter__(self) -> Iterator[Any]: ...
-
-
-class Condition(NamedTuple):
-    """A condition on one column. Ids of spans and traces are compared as lower-case hex."""
-
-    column: str
-    op: Literal["equals", "in", "contains"]
-    value: Any
-
-
-@dataclass
-class Query:
-    """Which rows of a list are wanted, and in what order."""
-
-    must: list[Condition] = field(default_factory=list)
-    """Conditions that hold always."""
-    conditions: list[Condition] = field(default_factory=list)
-    """Conditions of the filter; none of them matches everything."""
-    match_any: bool = False
-    """True when one of `conditions` suffices."""
-    order: str = "created"
-    """A name of the table's `order`."""
-    descending: bool = False
-    after: Position | None = None
-    """Position of the row before the first."""
-    skip: int = 0
-    limit: int = 1
 
 
 class RolloutView(NamedTuple):
@@ -119,11 +91,7 @@ _SELECT_TALLIES = "SELECT name, CAST(SUM(value) AS BIGINT) FROM tallies WHERE ex
 _SELECT_CHANGES = (
     f"SELECT {_VIEW} WHERE rollouts.experiment = ? AND rollouts.change_seq > ? ORDER BY rollouts.change_seq LIMIT ?"
 )
-_FORGET = (
-    "UPDATE experiments SET forgotten_seq = (SELECT MAX(seq) FROM (SELECT experiments.forgotten_seq AS seq "
-    "UNION ALL SELECT change_seq FROM tombstones WHERE experiment = experiments.key AND delete_time < ?) AS known) "
-    "WHERE key IN (SELECT experiment FROM tombstones WHERE delete_time < ?)"
-)
+(_END,) = ROLLOUTS.order["end_time"]
 _LOOKED_UP_AT_ONCE = 64
 _SELECT_IDENTITIES = (
     "SELECT span_id, trace_id, sequence_id FROM spans WHERE attempt = ? "
@@ -154,6 +122,8 @@ class Tx(ABC):
     """
 
     _of_experiment: Sequence[str] = OF_EXPERIMENT
+    _sorted = ""
+    """Stands before a column by which a few rows, found by their ids, are to be sorted."""
 
     def __init__(self, execute: Callable[..., Found], known: Experiments) -> None:
         self._execute = execute
@@ -314,12 +284,9 @@ class Tx(ABC):
         """Return the rollouts whose last change has a number above `after`, in the order of those numbers."""
         return map(_view, self._execute(_SELECT_CHANGES, (experiment, after, limit)))
 
-    def evictable_rollouts(self, statuses: Sequence[int], limit: int) -> list[RolloutRow]:
-        """Return the oldest rollouts of all experiments that have spans and one of the statuses."""
-        marks = ", ".join("?" * len(statuses))
-        return self._all(
-            ROLLOUTS, f"spans > 0 AND status IN ({marks}) ORDER BY start_time, key LIMIT ?", *statuses, limit
-        )
+    def evictable_rollouts(self, limit: int) -> list[RolloutRow]:
+        """Return the oldest rollouts of all experiments that have spans and are finished."""
+        return self._all(ROLLOUTS, "spans > 0 AND end_time IS NOT NULL ORDER BY start_time, key LIMIT ?", limit)
 
     def delete_rollout(self, row: RolloutRow) -> None:
         """Delete a rollout with its body, attempts and spans."""
@@ -346,17 +313,25 @@ class Tx(ABC):
 
     def oldest_tombstone(self) -> int | None:
         """Return the time of the oldest deletion that is remembered."""
-        found = self._execute("SELECT delete_time FROM tombstones ORDER BY key LIMIT 1").fetchone()
-        return None if found is None else int(found[0])
+        found = self._execute("SELECT MIN(delete_time) FROM tombstones").fetchone()[0]
+        return None if found is None else int(found)
 
-    def forget_tombstones(self, before: int) -> None:
-        """Delete the tombstones of deletions before a time, and note in each experiment how far they reached."""
-        oldest = self.oldest_tombstone()
-        if oldest is None or oldest >= before:
-            return
-        self._execute(_FORGET, (before, before))
-        self._execute("DELETE FROM tombstones WHERE delete_time < ?", (before,))
-        self._known.clear()
+    def old_tombstones(self, before: int, limit: int) -> list[TombstoneRow]:
+        """Return the deletions of all experiments before a time, the oldest first."""
+        return self._all(TOMBSTONES, "delete_time < ? ORDER BY delete_time LIMIT ?", before, limit)
+
+    def forget_tombstones(self, rows: Iterable[TombstoneRow]) -> None:
+        """Delete tombstones, and note in each experiment how far they reached."""
+        reached: dict[int, int] = {}
+        for row in rows:
+            reached[row.experiment] = max(row.change_seq, reached.get(row.experiment, 0))
+            self._execute("DELETE FROM tombstones WHERE key = ?", (row.key,))
+        for experiment, seq in sorted(reached.items()):
+            self._execute(
+                "UPDATE experiments SET forgotten_seq = ? WHERE key = ? AND forgotten_seq < ?", (seq, experiment, seq)
+            )
+        if reached:
+            self._known.clear()
 
     def attempt(self, rollout: int, attempt_id: str) -> AttemptRow | None:
         """Return an attempt of a rollout."""
@@ -404,7 +379,7 @@ class Tx(ABC):
         Those that somebody is changing just now may be left out.
         """
         return self._attempts_held(
-            "attempts.expires_at IS NOT NULL AND attempts.key > ? ORDER BY attempts.key LIMIT ?",
+            "attempts.expires_at IS NOT NULL AND +attempts.key > ? ORDER BY +attempts.key LIMIT ?",
             after,
             limit,
             skip=True,
@@ -509,11 +484,32 @@ class Tx(ABC):
         return ((_view(found[width:]), list(found[:width])) for found, width in self._select(ROLLOUTS, query, _VIEW))
 
     def rollouts_to_delete(self, query: Query) -> list[RolloutRow]:
-        """Return the states of rollouts in the order of their keys."""
-        where, values = self._match(ROLLOUTS, query)
-        return self._all(
-            ROLLOUTS, f"{where} ORDER BY rollouts.key LIMIT ?{self._held('rollouts')}", *values, query.limit
-        )
+        """Return the states of rollouts, those of one state after those of another."""
+        rows: list[RolloutRow] = []
+        parts = divided(ROLLOUTS, query)
+        for one in [query] if parts is None else chain.from_iterable(part.queries for part in parts):
+            where, values = self._match(ROLLOUTS, one)
+            sign = self._sorted if one.names_rows else ""
+            statement = f"{where} ORDER BY {sign}{self._key(ROLLOUTS, one)} LIMIT ?{self._held('rollouts')}"
+            rows += self._all(ROLLOUTS, statement, *values, query.limit - len(rows))
+            if len(rows) == query.limit:
+                break
+        return rows
+
+    def finished_rollouts(self, experiment: int, before: int, limit: int) -> list[RolloutRow]:
+        """Return the rollouts of an experiment that have ended before a time, the first to end first.
+
+        Those that somebody is changing just now may be left out.
+        """
+        held = self._held("rollouts", skip=True)
+        where = f"rollouts.experiment = ? AND {_END} < ? ORDER BY {_END}, rollouts.key LIMIT ?{held}"
+        return self._all(ROLLOUTS, where, experiment, before, limit)
+
+    def first_end(self, experiment: int) -> int | None:
+        """Return when the first of the finished rollouts of an experiment has ended."""
+        statement = f"SELECT end_time FROM rollouts WHERE experiment = ? ORDER BY {_END} LIMIT 1"
+        found = self._execute(statement, (experiment,)).fetchone()
+        return None if found is None else found[0]
 
     def attempt_list(self, query: Query) -> Iterator[tuple[AttemptRow, Position]]:
         """Return attempts, each with its position."""
@@ -541,18 +537,39 @@ class Tx(ABC):
         return ((table.row(*found[width:]), list(found[:width])) for found, width in self._select(table, query, source))
 
     def _select(self, table: Table[Any], query: Query, source: str) -> Iterator[tuple[Sequence[Any], int]]:
+        """Return what was found of each row, behind its position, and the length of that."""
+        parts = divided(table, query)
+        if parts is None:
+            return self._found(table, query, source)
+        whole = replace(query, skip=0, limit=query.skip + query.limit)
+        rows = chain.from_iterable(self._merged(table, part, whole, source) for part in parts)
+        return islice(rows, query.skip, query.skip + query.limit)
+
+    def _merged(self, table: Table[Any], part: Part, whole: Query, source: str) -> Iterator[tuple[Sequence[Any], int]]:
+        found = [
+            self._found(table, replace(query, skip=whole.skip, limit=whole.limit), source) for query in part.queries
+        ]
+        for row, width in merge(*found, key=lambda one: one[0][0], reverse=whole.descending):
+            yield (*part.lead, *row), len(part.lead) + width
+
+    def _found(self, table: Table[Any], query: Query, source: str) -> Iterator[tuple[Sequence[Any], int]]:
+        """Run one statement, at once; its rows are read as they are asked for."""
         where, values = self._match(table, query)
-        order = [*table.order[query.order], f"{table.name}.key"]
+        order = [*table.order[query.order], self._key(table, query)]
         if query.after is not None:
             marks = ", ".join("?" * len(order))
             where += f" AND ({', '.join(order)}) {'<' if query.descending else '>'} ({marks})"
             values += query.after
-        direction = " DESC" if query.descending else ""
+        sign, direction = self._sorted if query.names_rows else "", " DESC" if query.descending else ""
         statement = (
             f"SELECT {', '.join(order)}, {source} WHERE {where} "
-            f"ORDER BY {', '.join(column + direction for column in order)} LIMIT ? OFFSET ?"
+            f"ORDER BY {', '.join(sign + column + direction for column in order)} LIMIT ? OFFSET ?"
         )
         return ((found, len(order)) for found in self._execute(statement, [*values, query.limit, query.skip]))
+
+    def _key(self, table: Table[Any], query: Query) -> str:
+        """Return what a list is sorted by in the end: the key, as the index has it that the list is to be read from."""
+        return f"{table.name}.key"
 
     def _match(self, table: Table[Any], query: Query) -> tuple[str, list[Any]]:
         """Return the WHERE clause of a query without its page, and the values in it."""
