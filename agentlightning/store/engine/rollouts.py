@@ -186,7 +186,7 @@ def dequeue(
             )
         )
     if claims:
-        occupy_worker(scope, worker_id, row.rollout_id, attempt, last_dequeue_time=scope.now)
+        occupy_worker(scope, worker, row.rollout_id, attempt, last_dequeue_time=scope.now)
     elif worker is not None:
         scope.tx.update_worker(worker, last_dequeue_time=scope.now)
         if limit > 0 and worker.status != v1.WORKER_STATUS_BUSY:
