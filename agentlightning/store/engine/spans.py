@@ -95,7 +95,7 @@ def add(scope: Scope, request: v1.AddSpansRequest, bodies: Iterable[bytes] | Non
     Args:
         scope: Where.
         request: The spans.
-        bodies: Each of them encoded, as far as that need not be done any more.
+        bodies: Each of them encoded, in their order; None has it done.
     """
     targets = _Targets(scope)
     arrivals = list(_arrivals(scope, request, targets, bodies or _encoded(request)))

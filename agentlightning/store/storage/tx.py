@@ -308,7 +308,7 @@ class Tx(ABC):
         return found
 
     def expect_claim(self, experiment: int, claim_id: str, worker_id: str, limit: int) -> None:
-        """Hear what a claim will ask for next, so that it need not be waited for one by one.
+        """Hear what a claim is going to read, so that it need not wait for one after the other.
 
         Args:
             experiment: The experiment.
@@ -316,7 +316,7 @@ class Tx(ABC):
             worker_id: The worker who claims; empty for none.
             limit: The most rollouts to take out of the queue.
         """
-        return  # in most databases a read is no journey
+        return  # nothing is gained where a read is no journey
 
     def head_of_queue(self, experiment: int, limit: int) -> Iterator[tuple[RolloutRow, bytes]]:
         """Return the first rollouts of the queue with their bodies, read as they are asked for."""
