@@ -369,10 +369,10 @@ class Bench:
             for concurrency in (1, 16):
                 for op, method in OPS.items():
                     line(f"{method}, concurrency {concurrency}", control(op, concurrency))
-            line("claims of one rollout, concurrency 64", control("dequeue", 64, 4_000), 2_000, 4_000)
+            line("claims of one rollout, concurrency 64", control("dequeue", 64), 2_000, 4_000)
             line(
                 f"claims of {CLAIMS} rollouts, concurrency 8",
-                control("dequeue", 8, 8_000, CLAIMS),
+                control("dequeue", 8, 4_000, CLAIMS),
                 10_000,
                 25_000,
                 each=CLAIMS,
