@@ -156,14 +156,16 @@ class Driver:
         await self.close()
         return {}
 
-    async def do_control(self, address: str, op: str, concurrency: int, seconds: float, prefill: int) -> Answer:
+    async def do_control(
+        self, address: str, op: str, concurrency: int, seconds: float, prefill: int, claims: int = 1
+    ) -> Answer:
         """Calls a second of one kind of control call, by `concurrency` tasks that each wait for their answer."""
         store = self._store(address)
         if op == "enqueue":
             call = _enqueue(store)
         elif op == "dequeue":
             await _fill_queue(store, prefill)
-            call = _dequeue(store)
+            call = _dequeue(store) if claims == 1 else _dequeue_many(store, claims)
         else:
             call = await _heartbeats(store, concurrency)
         return await _timed_calls(call, concurrency, seconds)
@@ -534,6 +536,13 @@ def _enqueue(store: Any) -> Call:
 def _dequeue(store: Any) -> Call:
     async def call(task: int) -> bool:
         return await store.dequeue_rollout(worker_id=f"bench-{task}") is not None
+
+    return call
+
+
+def _dequeue_many(store: Any, limit: int) -> Call:
+    async def call(task: int) -> bool:
+        return len(await store.dequeue_many_rollouts(limit=limit, worker_id=f"bench-{task}")) == limit
 
     return call
 

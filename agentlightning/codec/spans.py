@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeGuard
 
-from agentlightning.codec.attributes import SCALARS, attributes_to_messages, value_from_message
+from agentlightning.codec.attributes import attributes_to_messages, value_from_message
 from agentlightning.codec.errors import CodecError
 from agentlightning.codec.generation import (
     GENERATION_ATTRIBUTES,
@@ -129,12 +129,8 @@ def _span_from_message(message: v1.Span, resource: OtelResource, scope: dict[str
     attributes: dict[str, Any] = {}
     for pair in message.attributes:
         value = pair.value
-        text = value.string_value
-        if text:
-            attributes[pair.key] = text
-        else:
-            which = value.WhichOneof("value")
-            attributes[pair.key] = getattr(value, which) if which in SCALARS else value_from_message(value)
+        # Unset fields are empty or zero: the commonest kinds are told without asking which one is set.
+        attributes[pair.key] = value.string_value or value.int_value or value.double_value or value_from_message(value)
     if has("generation"):
         generation = message.generation
         token_ids = generation.prompt_token_ids[:]
@@ -247,8 +243,8 @@ def _span_from_message(message: v1.Span, resource: OtelResource, scope: dict[str
             "name": message.name,
             "status": status,
             "attributes": attributes,
-            "events": [_event_from_message(event) for event in message.events],
-            "links": [_link_from_message(link) for link in message.links],
+            "events": [_event_from_message(event) for event in events] if (events := message.events) else [],
+            "links": [_link_from_message(link) for link in links] if (links := message.links) else [],
             "start_time": start_time,
             "end_time": end_time,
             "context": context,

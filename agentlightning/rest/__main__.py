@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging
 import sys
 
@@ -11,6 +10,7 @@ from agentlightning.rest import require_packages
 from agentlightning.store.api import DEFAULT_EXPERIMENT
 from agentlightning.store.client import LightningStoreClient
 from agentlightning.store.errors import StoreError
+from agentlightning.utils.loops import run
 from agentlightning.utils.stopping import stop_signal
 
 # Clients give up after 10 s, and whoever has gone away should not be handed a task.
@@ -28,7 +28,7 @@ def main() -> int:
     logging.basicConfig(level=options.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         require_packages()
-        return asyncio.run(_serve(options))
+        return run(_serve(options))
     except (ImportError, OSError, StoreError, ValueError) as error:
         print(f"agentlightning rest: {error}", file=sys.stderr)
         return 1

@@ -19,7 +19,6 @@ from agentlightning.rest.errors import fault_of, sentence
 from agentlightning.store.face import StoreFace
 from agentlightning.store.methods import EXPERIMENT_KEY
 from agentlightning.store.server.otlp import ingest
-from agentlightning.store.server.servicers import parse
 from lightning_store import v1
 
 PROTOBUF: Final = "application/x-protobuf"
@@ -52,20 +51,20 @@ def otlp_routes(store: StoreFace) -> APIRouter:
     return router
 
 
-async def _export_in(request: Request, media_type: str) -> v1.AddSpansRequest:
-    """Returns an export as the request that it has the bytes of. What takes long is done beside the event loop."""
+async def _export_in(request: Request, media_type: str) -> bytes:
+    """Returns an export in the encoding of Protocol Buffers. What takes long is done beside the event loop."""
     body = await request.body()
     encoding = request.headers.get("content-encoding", "")
     if encoding:
         body = await asyncio.to_thread(unpack, body, encoding)
     if media_type == PROTOBUF:
-        return parse(v1.AddSpansRequest, body)
+        return body
     if media_type == JSON:
         return await asyncio.to_thread(_from_json, body)
     raise HTTPException(415, f"The body must be {PROTOBUF} or {JSON}, not {media_type or 'of no type'}.")
 
 
-def _from_json(body: bytes) -> v1.AddSpansRequest:
+def _from_json(body: bytes) -> bytes:
     export = v1.AddSpansRequest()
     try:
         json_format.Parse(body, export, ignore_unknown_fields=True)
@@ -78,7 +77,7 @@ def _from_json(body: bytes) -> v1.AddSpansRequest:
                 span.parent_span_id = _id_of(span.parent_span_id)
                 for link in span.links:
                     link.trace_id, link.span_id = _id_of(link.trace_id), _id_of(link.span_id)
-    return export
+    return export.SerializeToString()
 
 
 def _id_of(data: bytes) -> bytes:

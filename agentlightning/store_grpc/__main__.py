@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import gc
 import logging
@@ -18,6 +17,7 @@ from agentlightning.store.opening import open_engine
 from agentlightning.store.server.server import StoreServer, refuse_others
 from agentlightning.store.storage.urls import without_password
 from agentlightning.store_grpc import options as command_line
+from agentlightning.utils.loops import run
 from agentlightning.utils.stopping import stop_signal
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m agentlight
     options = command_line.parse(argv, prog=prog)
     logging.basicConfig(level=options.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        return asyncio.run(_serve(options))
+        return run(_serve(options))
     except (ImportError, StoreError, OSError, ValueError) as error:
         print(f"agentlightning store: {error}", file=sys.stderr)
         return 1

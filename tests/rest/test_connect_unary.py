@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from calls import HERE, enqueue, finish, get, publish
+from calls import HERE, add_spans, enqueue, finish, get, publish, span, start_attempt
 from connect_calls import BY_RPC, JSON, PROTO, Caller, Fault, packed_details, refusal
 from google.protobuf.message import Message
 from rest_calls import Rest, Switchboard
@@ -92,6 +92,17 @@ async def test_binary_messages_come_as_the_store_has_them(rest: Rest, caller: Ca
     answer = await caller.call_binary("ListRollouts", request)
     assert answer.rollouts == expected.rollouts
     assert answer.page_info.total_size == 2
+
+    attempt = await start_attempt(rest.opened.api, "ro-1")
+    await add_spans(rest.opened.api, span(attempt, "one"), span(attempt, "two"))
+    spans = v1.ListSpansRequest(rollout_id="ro-1")
+    expected_spans = await rest.opened.api.list_spans(HERE, spans)
+    assert len(expected_spans.resource_spans) == 1
+    assert await caller.call_binary("ListSpans", spans) == expected_spans
+    unknown = await caller.post(
+        "ListSpans", spans.SerializeToString(), content_type=PROTO, headers={"agl-experiment": "no"}
+    )
+    assert unknown.status_code == 404
 
 
 async def test_numbers_of_64_bits_may_be_numbers_in_a_request_and_are_strings_in_an_answer(local: Caller) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import sqlite3
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -219,6 +220,13 @@ def test_a_server_that_cannot_listen_leaves_the_database_free(
     store = f"sqlite:///{tmp_path}/store.db"
     assert run_command("--port", str(taken_port), "--store", store).returncode == 1
     assert start_server(store).stop() == 0
+
+
+def test_it_serves_where_uvloop_is_not_installed(start_server: StartServer) -> None:
+    program = "import sys; sys.modules['uvloop'] = None; from agentlightning.store_grpc.__main__ import main; main()"
+    server = start_server(command=[sys.executable, "-c", program])
+    assert info(server.address).storage == "memory"
+    assert server.stop() == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -1,4 +1,4 @@
-"""Tests of training, which need PyTorch: `make test-train` and `make test-verl` run them in environments of their own."""
+"""Tests of training, which need PyTorch. `make test-train` and `make test-verl` run them in their own environments."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from agentlightning.rest.compression import too_large, unpack
 from agentlightning.rest.connect.callers import waiting_caller
-from agentlightning.rest.connect.codecs import CODECS, Codec
+from agentlightning.rest.connect.codecs import CODECS, PROTO, Codec
 from agentlightning.rest.connect.envelopes import envelope, open_envelope
 from agentlightning.rest.connect.errors import error_body, error_response
 from agentlightning.rest.connect.openapi import describe
@@ -64,6 +64,9 @@ class Service:
         self._methods = {
             method.rpc: (method, getattr(api, method.name)) for method in METHODS if method.service == service
         }
+        self._encoded_methods = {
+            rpc: getattr(api, f"encoded_{of.name}", None) for rpc, (of, _) in self._methods.items()
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a call as ASGI has it."""
@@ -84,6 +87,8 @@ class Service:
             refused = {"code": "unknown", "message": refusal}
             await JSONResponse(refused, 415, {"Accept-Post": ", ".join(codecs)})(scope, receive, send)
             return
+        if codecs[media_type] is PROTO:
+            call = self._encoded_methods[rpc] or call
         answer = self._stream if method.streams else self._answer
         try:
             await answer(method, call, codecs[media_type], request, send)
@@ -147,7 +152,9 @@ async def _message(method: Method, codec: Codec, request: Request, body: bytes |
     return await _aside(len(data), codec.decode, method.request, data)
 
 
-async def _encoded(codec: Codec, message: Message) -> bytes:
+async def _encoded(codec: Codec, message: Message | bytes) -> bytes:
+    if isinstance(message, bytes):
+        return message
     return await _aside(message.ByteSize(), codec.encode, message)
 
 

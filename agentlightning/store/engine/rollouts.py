@@ -168,6 +168,8 @@ def dequeue(
     lease = lease_ns(request)
     if not is_present():
         return v1.DequeueRolloutsResponse()
+    limit = min(request.limit, MOST_ITEMS)
+    scope.tx.expect_claim(scope.experiment.key, request.claim_id, request.worker_id, limit)
     claims = _earlier_claims(scope, request.claim_id) if request.claim_id else []
     if claims:
         return _claimed(scope, request, claims)
@@ -176,7 +178,6 @@ def dequeue(
     if worker is not None and worker.draining:
         scope.tx.update_worker(worker, last_dequeue_time=scope.now)
         return v1.DequeueRolloutsResponse(draining=True)
-    limit = min(request.limit, MOST_ITEMS)
     for row, body in _head_of_queue(scope, limit):
         attempt = begin_attempt(scope, row, worker_id=worker_id, lease=lease, claim_id=request.claim_id or None)
         claims.append(
@@ -186,7 +187,7 @@ def dequeue(
             )
         )
     if claims:
-        occupy_worker(scope, worker_id, row.rollout_id, attempt, last_dequeue_time=scope.now)
+        occupy_worker(scope, worker, row.rollout_id, attempt, last_dequeue_time=scope.now)
     elif worker is not None:
         scope.tx.update_worker(worker, last_dequeue_time=scope.now)
         if limit > 0 and worker.status != v1.WORKER_STATUS_BUSY:

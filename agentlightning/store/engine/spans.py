@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from agentlightning.store.api import LATEST, MOST_SPANS
@@ -85,12 +85,20 @@ class _Arrival(NamedTuple):
     source: int
     identity: SpanIdentity | None
     """None for a span without trace id or span id."""
+    body: bytes
+    """What to store."""
 
 
-def add(scope: Scope, request: v1.AddSpansRequest) -> v1.AddSpansResponse:
-    """Store spans, all or none."""
+def add(scope: Scope, request: v1.AddSpansRequest, bodies: Iterable[bytes] | None = None) -> v1.AddSpansResponse:
+    """Store spans, all or none.
+
+    Args:
+        scope: Where.
+        request: The spans.
+        bodies: Each of them encoded, in their order; None has it done.
+    """
     targets = _Targets(scope)
-    arrivals = list(_arrivals(scope, request, targets))
+    arrivals = list(_arrivals(scope, request, targets, bodies or _encoded(request)))
     known = scope.tx.stored_spans(arrival.identity for arrival in arrivals if arrival.identity is not None)
     response = v1.AddSpansResponse()
     rows: list[SpanRow] = []
@@ -116,7 +124,17 @@ def add(scope: Scope, request: v1.AddSpansRequest) -> v1.AddSpansResponse:
     return response
 
 
-def _arrivals(scope: Scope, request: v1.AddSpansRequest, targets: _Targets) -> Iterator[_Arrival]:
+def _encoded(request: v1.AddSpansRequest) -> Iterator[bytes]:
+    for group in request.resource_spans:
+        for scoped in group.scope_spans:
+            for span in scoped.spans:
+                yield span.SerializeToString()
+
+
+def _arrivals(
+    scope: Scope, request: v1.AddSpansRequest, targets: _Targets, bodies: Iterable[bytes]
+) -> Iterator[_Arrival]:
+    body_of_next = iter(bodies)
     for group in request.resource_spans:
         for scoped in group.scope_spans:
             if not scoped.spans:
@@ -127,15 +145,15 @@ def _arrivals(scope: Scope, request: v1.AddSpansRequest, targets: _Targets) -> I
                 _check(span, trace_id, span_id)
                 target = targets.get(span.rollout_id, span.attempt_id)
                 has_identity = any(trace_id) and any(span_id)
-                yield _Arrival(span, target, source, (target.attempt.key, span_id, trace_id) if has_identity else None)
+                identity = (target.attempt.key, span_id, trace_id) if has_identity else None
+                yield _Arrival(span, target, source, identity, next(body_of_next))
 
 
 def _row(arrival: _Arrival) -> SpanRow:
     """Return the row of a new span, and count it."""
-    span, target, source, identity = arrival
+    span, target, source, identity, body = arrival
     counters = target.counters
     number = span.sequence_id or counters.span_seq + 1
-    body = span.SerializeToString()
     counters.span_seq = max(counters.span_seq, number)
     counters.spans += 1
     counters.span_bytes += len(body)

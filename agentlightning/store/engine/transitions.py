@@ -256,11 +256,14 @@ def watch(scope: Scope, rollout: RolloutRow, attempt: AttemptRow) -> None:
     report(scope, rollout, attempt, status, None, charged=not free, keep_place=free)
 
 
-def occupy_worker(scope: Scope, worker_id: str | None, rollout_id: str, attempt: AttemptRow, **changes: Any) -> None:
-    """Take note that a worker has an attempt, and of further changes; None is no worker."""
-    if worker_id is None:
+def occupy_worker(
+    scope: Scope, worker: WorkerRow | str | None, rollout_id: str, attempt: AttemptRow, **changes: Any
+) -> None:
+    """Take note that a worker, or the one of an id, has an attempt, and of further changes; None is no worker."""
+    if worker is None:
         return
-    worker = ensure_worker(scope, worker_id)
+    if isinstance(worker, str):
+        worker = ensure_worker(scope, worker)
     changes |= {"current_rollout_id": rollout_id, "current_attempt_id": attempt.attempt_id}
     if worker.status != v1.WORKER_STATUS_BUSY or worker.current_attempt_id != attempt.attempt_id:
         changes["last_busy_time"] = scope.now
@@ -276,7 +279,7 @@ def settle_worker(scope: Scope, worker_id: str | None, status: v1.WorkerStatus.V
         return
     other = scope.tx.live_attempt_of(scope.experiment.key, worker.worker_id)
     if other is not None:
-        occupy_worker(scope, worker.worker_id, scope.tx.rollout_id_of(other), other)
+        occupy_worker(scope, worker, scope.tx.rollout_id_of(other), other)
         return
     changes: dict[str, Any] = {"status": status, "current_rollout_id": None, "current_attempt_id": None}
     if status == v1.WORKER_STATUS_IDLE and worker.status != v1.WORKER_STATUS_IDLE:

@@ -16,6 +16,7 @@ from agentlightning.store.client import LightningStoreClient
 from agentlightning.store.face import StoreFace
 from agentlightning.store.local import LocalStore
 from agentlightning.store.server.server import StoreServer
+from agentlightning.utils.loops import run
 
 _START_SECONDS = 10.0
 _PRESENT_SECONDS: Final = 90.0
@@ -132,7 +133,7 @@ class LightningStoreServer(StoreFace):
             await self._stopping.wait()
             await self._server.stop()
 
-        asyncio.run(serve())
+        run(serve())
 
     async def run_forever(self) -> None:
         """Serve until `stop` is called or this task is cancelled."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, Literal
 
 import grpc
+from google.protobuf.unknown_fields import UnknownFieldSet
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 
 from agentlightning.store.api import CallContext, StoreApi
+from agentlightning.store.engine.encoding import encoded_spans
 from agentlightning.store.engine.spans import MOST_SEQUENCE_ID
 from agentlightning.store.errors import InvalidArgument, NotFound
 from agentlightning.store.server.admission import Admission
@@ -31,6 +33,8 @@ ROLLOUT_KEY = "agl-rollout-id"
 ATTEMPT_KEY = "agl-attempt-id"
 """Call metadata that names the attempt of spans which do not."""
 
+_PLACE = b"agentlightning."  # with what all attributes begin that say where a span belongs
+
 _OWN_FIELDS: tuple[Literal["rollout_id", "attempt_id", "sequence_id", "generation", "extra"], ...] = (
     "rollout_id",
     "attempt_id",
@@ -48,8 +52,7 @@ def handler(api: StoreApi, admission: Admission) -> grpc.GenericRpcHandler[Any, 
     async def export(data: bytes, context: Context) -> Any:
         try:
             with admission.taken(len(data)):
-                request = parse(v1.AddSpansRequest, data)
-                return await ingest(api, call_context(context), request, dict(context.invocation_metadata() or ()))
+                return await ingest(api, call_context(context), data, dict(context.invocation_metadata() or ()))
         except Exception as error:  # noqa: BLE001  the one place where errors leave for the wire
             await abort(context, error)
 
@@ -65,20 +68,28 @@ def handler(api: StoreApi, admission: Admission) -> grpc.GenericRpcHandler[Any, 
 
 
 async def ingest(
-    api: StoreApi, context: CallContext, request: v1.AddSpansRequest, metadata: dict[str, Any]
+    api: StoreApi, context: CallContext, data: bytes, metadata: dict[str, Any]
 ) -> trace_service_pb2.ExportTraceServiceResponse:
     """Store the spans of an export that can be stored, and tell which cannot.
 
     Args:
         api: Where to store them.
         context: The call's.
-        request: The export; what it says in the store's own fields is not believed.
+        data: The export, encoded; what it says in the store's own fields is not believed.
         metadata: The call's metadata.
+
+    Raises:
+        InvalidArgument: The bytes are no export.
     """
-    faults = _assign_all(request, metadata)
-    if any(scoped.spans for resource in request.resource_spans for scoped in resource.scope_spans):
+    request = parse(v1.AddSpansRequest, data)
+    faults, bodies = _assign_all(request, data, metadata)
+    if bodies:
+        add_encoded = getattr(api, "add_encoded_spans", None)
         try:
-            await api.add_spans(context, request)
+            if add_encoded is None:
+                await api.add_spans(context, request)
+            else:
+                await add_encoded(context, request, bodies)
         except (NotFound, InvalidArgument):  # some span is at fault; the others must not suffer
             faults += await _add_apart(api, context, request)
     response = trace_service_pb2.ExportTraceServiceResponse()
@@ -90,9 +101,20 @@ async def ingest(
     return response
 
 
-def _assign_all(request: v1.AddSpansRequest, metadata: dict[str, Any]) -> list[str]:
-    """Give all spans their places in the store; take those that have none out, and return why."""
-    faults = []
+def _assign_all(request: v1.AddSpansRequest, data: bytes, metadata: dict[str, Any]) -> tuple[list[str], list[bytes]]:
+    """Give all spans their places in the store, and take out those that have none.
+
+    Args:
+        request: The spans.
+        data: The same, encoded.
+        metadata: The call's.
+
+    Returns:
+        Why those that were taken out have no place, and the encoded spans that are left.
+    """
+    faults: list[str] = []
+    bodies: list[bytes] = []
+    encoded = encoded_spans(data)
     for resource in request.resource_spans:
         defaults = {
             ROLLOUT_ATTRIBUTE: _text(metadata.get(ROLLOUT_KEY)),
@@ -100,15 +122,18 @@ def _assign_all(request: v1.AddSpansRequest, metadata: dict[str, Any]) -> list[s
             **_named(resource.resource.attributes),
         }
         for scoped in resource.scope_spans:
-            faults += _remove_from(scoped, partial(_assign, defaults=defaults))
-    return faults
-
-
-def _remove_from(scoped: v1.ScopeSpans, fault_of: Callable[[v1.Span], str | None]) -> list[str]:
-    found = [(position, fault) for position, span in enumerate(scoped.spans) if (fault := fault_of(span)) is not None]
-    for position, _ in reversed(found):
-        del scoped.spans[position]
-    return [fault for _, fault in found]
+            refused = []
+            for position, span in enumerate(scoped.spans):
+                body = _clean(span, next(encoded))
+                fault = _assign(span, {**defaults, **_named(span.attributes)} if _PLACE in body else defaults)
+                if fault is None:
+                    bodies.append(body + _place(span.rollout_id, span.attempt_id))
+                else:
+                    faults.append(fault)
+                    refused.append(position)
+            for position in reversed(refused):
+                del scoped.spans[position]
+    return faults, bodies
 
 
 async def _add_apart(api: StoreApi, context: CallContext, request: v1.AddSpansRequest) -> list[str]:
@@ -143,16 +168,35 @@ def _like(request: v1.AddSpansRequest, resource: v1.ResourceSpans, scoped: v1.Sc
     return inner
 
 
-def _assign(span: v1.Span, defaults: dict[str, Any]) -> str | None:
+def _clean(span: v1.Span, encoded: bytes) -> bytes:
+    """Take out of a span what an exporter could forge, and return it encoded, which few have to be for that."""
+    if (
+        span.rollout_id
+        or span.attempt_id
+        or span.sequence_id
+        or span.HasField("generation")
+        or span.HasField("extra")
+        or len(UnknownFieldSet(span))
+    ):
+        for field in _OWN_FIELDS:
+            span.ClearField(field)
+        span.DiscardUnknownFields()
+        return span.SerializeToString()
+    return encoded
+
+
+@lru_cache(maxsize=256)
+def _place(rollout_id: str, attempt_id: str) -> bytes:
+    """Return the fields that say where a span belongs, to be put behind the others of its encoding."""
+    return v1.Span(rollout_id=rollout_id, attempt_id=attempt_id).SerializeToString()
+
+
+def _assign(span: v1.Span, place: dict[str, Any]) -> str | None:
     """Give a span its place in the store, or return why it has none."""
-    for field in _OWN_FIELDS:
-        span.ClearField(field)  # an exporter could forge them
-    span.DiscardUnknownFields()
     if len(span.trace_id) != 16 or len(span.span_id) != 8 or not any(span.trace_id) or not any(span.span_id):
         return f"span {span.name!r} has no valid trace_id and span_id"
     if span.parent_span_id and len(span.parent_span_id) != 8:
         return f"span {span.name!r} has a parent_span_id of {len(span.parent_span_id)} bytes, not 8"
-    place = {**defaults, **_named(span.attributes)}
     rollout_id, attempt_id = place[ROLLOUT_ATTRIBUTE], place[ATTEMPT_ATTRIBUTE]
     if not rollout_id or not attempt_id:
         return f"span {span.name!r} does not say {ROLLOUT_ATTRIBUTE} and {ATTEMPT_ATTRIBUTE}"

@@ -13,10 +13,12 @@ from google.protobuf.message import DecodeError, Message
 
 from agentlightning.store import status
 from agentlightning.store.api import DEFAULT_EXPERIMENT, CallContext, StoreApi
+from agentlightning.store.engine.encoding import encoded_spans
 from agentlightning.store.errors import InvalidArgument, Unavailable, Unimplemented
 from agentlightning.store.methods import EXPERIMENT_KEY, METHODS, SERVICES, Method
 from agentlightning.store.server.admission import Admission
 from agentlightning.store.server.dismissal import Dismissal, UnaryMethod
+from lightning_store import v1
 
 StreamMethod = Callable[[CallContext, Any], AsyncGenerator[Any, None]]
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -122,6 +124,15 @@ def _handler(
     encoded = getattr(api, f"encoded_{method.name}", None)
     if encoded is not None:
         return grpc.unary_unary_rpc_method_handler(_unary(method, encoded, admission))
+    add_encoded = getattr(api, "add_encoded_spans", None)
+    if method.name == "add_spans" and add_encoded is not None:
+        return grpc.unary_unary_rpc_method_handler(
+            _unary_of_bytes(
+                lambda context, data: add_encoded(context, parse(v1.AddSpansRequest, data), list(encoded_spans(data))),
+                admission,
+            ),
+            response_serializer=serializer,
+        )
     if method.streams:
         stream = _streaming(method, bound, long_calls)
         return grpc.unary_stream_rpc_method_handler(stream, response_serializer=serializer)
@@ -133,10 +144,16 @@ def _handler(
 
 
 def _unary(method: Method, call: UnaryMethod, admission: Admission) -> Callable[[bytes, Context], Awaitable[Any]]:
+    return _unary_of_bytes(lambda context, data: call(context, parse(method.request, data)), admission)
+
+
+def _unary_of_bytes(
+    call: Callable[[CallContext, bytes], Awaitable[Any]], admission: Admission
+) -> Callable[[bytes, Context], Awaitable[Any]]:
     async def handle(data: bytes, context: Context) -> Any:
         try:
             with admission.taken(len(data)):
-                return await call(call_context(context), parse(method.request, data))
+                return await call(call_context(context), data)
         except Exception as error:  # noqa: BLE001  the one place where errors leave for the wire
             await abort(context, error)
 

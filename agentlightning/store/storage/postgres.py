@@ -195,7 +195,7 @@ class _Transactions:
                 connection.execute(self._begin)
                 tx = PostgresTx(connection, writes=self._writes)
                 for job in jobs:
-                    tx.has_written = False
+                    tx.begin_work()
                     told = len(tx.signals)
                     job.error = None
                     try:

@@ -21,8 +21,8 @@ from agentlightning.store.storage.rows import (
     TombstoneRow,
     WorkerRow,
 )
-from agentlightning.store.storage.schema import ATTEMPTS, EXPERIMENTS, SPANS, Table
-from agentlightning.store.storage.tx import OF_EXPERIMENT, Experiments, R, Tx
+from agentlightning.store.storage.schema import ATTEMPTS, EXPERIMENTS, SPANS, WORKERS, Table
+from agentlightning.store.storage.tx import OF_EXPERIMENT, QUEUE, WORKER, Experiments, R, Tx, queued
 
 _UNNUMBERED = 1 << 62
 """Added to numbers of changes until the transaction ends, when the true ones are known."""
@@ -56,6 +56,11 @@ def _lists(table: Table[Any], names: Sequence[str]) -> str:
 
 
 @cache
+def _insert_keyed(table: Table[Any]) -> str:
+    return f"INSERT INTO {table.name} ({', '.join(table.names)}) VALUES ({', '.join(['%s'] * len(table.names))})"
+
+
+@cache
 def _insert_many(table: Table[Any], *, keyed: bool = True) -> str:
     names = table.names if keyed else table.names[1:]
     return f"INSERT INTO {table.name} ({', '.join(names)}) SELECT * FROM unnest({_lists(table, names)})"
@@ -69,7 +74,8 @@ def _update_many(table: Table[Any], names: tuple[str, ...]) -> str:
 
 
 _COUNT_ATTEMPTS = "SELECT COUNT(*) FROM attempts WHERE rollout = ?"
-_TAKE_ATTEMPT_KEYS = "SELECT nextval('attempts_key_seq') FROM generate_series(1, ?)"
+# Each rollout will have an attempt, whose key is taken along.
+_SELECT_QUEUE = f"SELECT nextval('attempts_key_seq'), {QUEUE} FOR UPDATE OF rollouts, bodies"
 
 
 @dataclass(slots=True)
@@ -116,10 +122,23 @@ class PostgresTx(Tx):
         self._unsent: dict[tuple[Table[Any], tuple[str, ...]], list[tuple[Any, ...]]] = {}
         self._unsent_keys: set[tuple[str, int]] = set()
         self._attempt_keys: list[int] = []
+        self._expected: dict[str, tuple[Sequence[Any], psycopg.Cursor[Any]]] = {}
+
+    def begin_work(self) -> None:
+        """Begin another work in this transaction."""
+        self.has_written = False
+        self._expected.clear()  # what was read for the one before may not be true any more
 
     def _statement(self, statement: str, values: Sequence[Any] = ()) -> psycopg.Cursor[Any]:
+        if self._expected:
+            expected, cursor = self._expected.pop(statement, (None, None))
+            if cursor is not None and expected == values:
+                return cursor
         if statement[0] != "S":
             self.has_written = True
+        return self._send_with(statement, values)
+
+    def _send_with(self, statement: str, values: Sequence[Any]) -> psycopg.Cursor[Any]:
         if self._unsent:
             self._send()
         return self._connection.cursor(binary=True).execute(_translated(statement), values)
@@ -153,7 +172,9 @@ class PostgresTx(Tx):
         unsent, self._unsent = self._unsent, {}
         self._unsent_keys.clear()
         for (table, names), rows in unsent.items():
-            if not names:
+            if not names and len(rows) == 1:
+                self._connection.execute(_insert_keyed(table), rows[0])
+            elif not names:
                 self._connection.execute(_insert_many(table), _columns(rows, len(table.names)))
             elif len(rows) == 1:
                 self._connection.execute(_translated(table.update(names)), rows[0])
@@ -236,20 +257,32 @@ class PostgresTx(Tx):
         self._tally(row.experiment, "spans", -row.spans)
         self._tally(row.experiment, "span_bytes", -row.span_bytes)
 
+    def expect_claim(self, experiment: int, claim_id: str, worker_id: str, limit: int) -> None:
+        expected: list[tuple[str, tuple[Any, ...]]] = []  # as they are asked for, since that is the order of the locks
+        if claim_id:
+            expected.append((_SELECT_CLAIMED, (experiment, claim_id)))
+        if worker_id and (experiment, worker_id) not in self._workers:
+            expected.append((WORKERS.select(WORKER) + self._held("workers"), (experiment, worker_id)))
+        if limit > 0:
+            expected.append((f"{_SELECT_QUEUE} SKIP LOCKED", (experiment, 0, min(limit, _FETCHED_AT_ONCE))))
+        for statement, values in expected:
+            self._expected[statement] = (values, self._send_with(statement, values))
+
     def head_of_queue(self, experiment: int, limit: int) -> Iterator[tuple[RolloutRow, bytes]]:
         after, is_empty = 0, True
         while limit > 0:
-            found = list(self._queue(experiment, after, min(limit, _FETCHED_AT_ONCE), skip=True))
+            values = (experiment, after, min(limit, _FETCHED_AT_ONCE))
+            found = self._statement(f"{_SELECT_QUEUE} SKIP LOCKED", values).fetchall()
             if not found and is_empty:  # or others have all to themselves, and may leave some in the queue
-                found = list(self._queue(experiment, after, limit))
+                found = self._statement(_SELECT_QUEUE, values).fetchall()
             if not found:
                 return
-            if len(found) > 1:  # each will have an attempt, and all of them are written at once
-                self._attempt_keys += [key for (key,) in self._statement(_TAKE_ATTEMPT_KEYS, (len(found),))]
-            yield from found
+            self._attempt_keys += [key for key, *_ in found]
+            rollouts = [queued(values) for _, *values in found]
+            yield from rollouts
             is_empty = False
-            after = found[-1][0].queue_place
-            limit -= len(found)
+            after = rollouts[-1][0].queue_place
+            limit -= len(rollouts)
 
     def id_in_use(self, experiment: int, rollout_id: str) -> tuple[bool, bool]:
         # In this order: whoever deletes it holds the rollout until the tombstone can be seen.

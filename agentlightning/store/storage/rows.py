@@ -107,7 +107,7 @@ class SpanRow:
     source: int
     """Key of the resource and scope that it came from."""
     body: bytes
-    """The whole `Span`."""
+    """The whole `Span`, whose number is that of the row."""
 
 
 @dataclass(slots=True)

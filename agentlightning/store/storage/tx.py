@@ -82,10 +82,13 @@ _SELECT_ID = (
     "EXISTS (SELECT 1 FROM tombstones WHERE experiment = ? AND rollout_id = ?)"
 )
 _SELECT_VIEW = f"SELECT {_VIEW} WHERE rollouts.experiment = ? AND rollouts.rollout_id = ?"
-_SELECT_QUEUE = (
-    f"SELECT {ROLLOUTS.columns}, bodies.body FROM rollouts JOIN bodies ON bodies.rollout = rollouts.key "
+QUEUE = (
+    f"{ROLLOUTS.columns}, bodies.body FROM rollouts JOIN bodies ON bodies.rollout = rollouts.key "
     "WHERE rollouts.experiment = ? AND rollouts.queued = 1 AND queue_place > ? ORDER BY queue_place LIMIT ?"
 )
+"""What of a queue is read, with its experiment, the place to begin after, and the most rollouts."""
+WORKER = "experiment = ? AND worker_id = ?"
+"""Which worker is meant."""
 _SELECT_ATTEMPTS = f"SELECT {ATTEMPTS.columns} FROM attempts JOIN rollouts ON rollouts.key = attempts.rollout WHERE"
 _SELECT_TALLIES = "SELECT name, CAST(SUM(value) AS BIGINT) FROM tallies WHERE experiment = ? GROUP BY name"
 _SELECT_CHANGES = (
@@ -98,6 +101,11 @@ _SELECT_IDENTITIES = (
     f"AND span_id IN ({', '.join('?' * _LOOKED_UP_AT_ONCE)})"
 )
 _WIDTH = len(ROLLOUTS.names)
+
+
+def queued(values: Sequence[Any]) -> tuple[RolloutRow, bytes]:
+    """Return a rollout of the queue with its body."""
+    return RolloutRow(*values[:_WIDTH]), values[_WIDTH]
 
 
 def _view(values: Sequence[Any]) -> RolloutView:
@@ -269,16 +277,20 @@ class Tx(ABC):
         found: str = self._execute("SELECT rollout_id FROM rollouts WHERE key = ?", (attempt.rollout,)).fetchone()[0]
         return found
 
+    def expect_claim(self, experiment: int, claim_id: str, worker_id: str, limit: int) -> None:
+        """Hear what a claim is going to read, so that it need not wait for one after the other.
+
+        Args:
+            experiment: The experiment.
+            claim_id: The claim that may have been made before; empty if none can have been.
+            worker_id: The worker who claims; empty for none.
+            limit: The most rollouts to take out of the queue.
+        """
+        return  # nothing is gained where a read is no journey
+
     def head_of_queue(self, experiment: int, limit: int) -> Iterator[tuple[RolloutRow, bytes]]:
         """Return the first rollouts of the queue with their bodies, read as they are asked for."""
-        return self._queue(experiment, 0, limit)
-
-    def _queue(
-        self, experiment: int, after: int, limit: int, *, skip: bool = False
-    ) -> Iterator[tuple[RolloutRow, bytes]]:
-        statement = _SELECT_QUEUE + self._held("rollouts", "bodies", skip=skip)
-        for found in self._execute(statement, (experiment, after, limit)):
-            yield RolloutRow(*found[:_WIDTH]), found[_WIDTH]
+        return map(queued, self._execute(f"SELECT {QUEUE}", (experiment, 0, limit)))
 
     def changed_rollouts(self, experiment: int, after: int, limit: int) -> Iterator[RolloutView]:
         """Return the rollouts whose last change has a number above `after`, in the order of those numbers."""
@@ -465,7 +477,7 @@ class Tx(ABC):
 
     def worker(self, experiment: int, worker_id: str) -> WorkerRow | None:
         """Return a worker."""
-        return self._one(WORKERS, "experiment = ? AND worker_id = ?", experiment, worker_id, held=True)
+        return self._one(WORKERS, WORKER, experiment, worker_id, held=True)
 
     def add_worker(self, row: WorkerRow) -> None:
         """Insert a worker."""
