@@ -73,16 +73,17 @@ quickstart: $(VENV)/.quickstart ## set up and watch reinforcement learning of a 
 	$(BIN)/python examples/quickstart/main.py
 
 bench: $(VENV)/.test clients ## measure against agentlightning 0.3.0 from PyPI, in one run
+	$(BIN)/python -m pip install --quiet --editable ".[fast]"
 	$(BIN)/python benchmarks/run.py
 
 soak: $(VENV)/.test ## run 1,000,000 rollouts and 5,000,000 spans through one server, and say whether it grows (an hour)
 	$(BIN)/python benchmarks/soak.py
 
-# The oldest releases that pyproject.toml allows.
+# The oldest releases that pyproject.toml allows, and uvloop, which the environment of the other tests has not.
 .venv-oldest/.installed: pyproject.toml tools/oldest-constraints.txt
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	.venv-oldest/bin/python -m pip install --quiet --editable . --group test --constraint tools/oldest-constraints.txt
+	.venv-oldest/bin/python -m pip install --quiet --editable ".[fast]" --group test --constraint tools/oldest-constraints.txt
 	@touch $@
 
 test-compat: .venv-oldest/.installed ## run the store's tests on the oldest grpcio and protobuf that are allowed
