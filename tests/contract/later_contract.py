@@ -21,22 +21,26 @@ from test_contract_gates import Contract
 from agentlightning.store import status
 
 ADDITIONS = [
-    ("rollout.proto", "  ROLLOUT_STATUS_REQUEUING = 7;\n", "  // On hold.\n  ROLLOUT_STATUS_PAUSED = 8;\n"),
-    ("rollout.proto", "  Attempt latest_attempt = 10;\n", "  // New.\n  string note = 90;\n"),
-    ("rollout_service.proto", "  // Notes of the user; a JSON object.\n  Payload metadata = 6;\n", "  int32 weight = 90;\n"),
-    ("rollout_service.proto", "  RolloutModeSet mode_in = 4;\n", "  optional int32 weight = 90;\n"),
-    ("rollout_service.proto", "  // Statuses to delete.\n  RolloutStatusSet status_in = 2;\n", "  optional int32 weight = 90;\n"),
-    ("rollout_service.proto", "    WaitDone done = 4;\n", "    string progress = 90;\n"),
-    ("resources.proto", "    CustomResource custom = 4;\n", "    string checkpoint = 90;\n"),
-    ("resources.proto", "  string engine = 2;\n", "  string language = 90;\n"),
-    ("span.proto", "  Payload extra = 104;\n", "  double cost = 150;\n"),
-    ("worker.proto", "    Drain drain = 2;\n", "    string rest = 90;\n"),
+    ("rollout.proto", "  ROLLOUT_STATUS_REQUEUING = 7;", "  ROLLOUT_STATUS_PAUSED = 8;"),
+    ("rollout.proto", "  Attempt latest_attempt = 10;", "  string note = 90;"),
+    (
+        "rollout_service.proto",
+        "  // Notes of the user; a JSON object.\n  Payload metadata = 6;",
+        "  int32 weight = 90;",
+    ),
+    ("rollout_service.proto", "  RolloutModeSet mode_in = 4;", "  optional int32 weight = 90;"),
+    ("rollout_service.proto", "  // Statuses to delete.\n  RolloutStatusSet status_in = 2;", "  int32 weight = 90;"),
+    ("rollout_service.proto", "    WaitDone done = 4;", "    string progress = 90;"),
+    ("resources.proto", "    CustomResource custom = 4;", "    string checkpoint = 90;"),
+    ("resources.proto", "  string engine = 2;", "  string language = 90;"),
+    ("span.proto", "  Payload extra = 104;", "  double cost = 150;"),
+    ("worker.proto", "    Drain drain = 2;", "    string rest = 90;"),
     (
         "store_service.proto",
-        "service StoreService {\n",
-        "  rpc GetQuota(GetServerInfoRequest) returns (GetServerInfoResponse);\n",
+        "service StoreService {",
+        "  rpc GetQuota(GetServerInfoRequest) returns (GetServerInfoResponse);",
     ),
-]  # fmt: skip
+]
 """File, place and text of what the later contract has more than today's: one of each kind of addition."""
 
 _MODULE = """\
@@ -99,9 +103,7 @@ class ContractClient:
         for file in FileDescriptorSet.FromString(image).file:
             pool.Add(file)
             services += [f"{file.package}.{service.name}" for service in file.service]
-        self.methods = {
-            method.name: method for name in services for method in pool.FindServiceByName(name).methods
-        }
+        self.methods = {method.name: method for name in services for method in pool.FindServiceByName(name).methods}
         self._channel = grpc.aio.insecure_channel(address)
 
     async def call(self, rpc: str, **request: Any) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def today(own_contract: Contract) -> bytes:
 def later(own_contract: Contract, today: bytes) -> bytes:
     """The contract that a later release may have: the gate lets it pass."""
     for name, place, text in ADDITIONS:
-        own_contract.change(name, place, place + text)
+        own_contract.change(name, place, f"{place}\n{text}")
     passed = own_contract.breaking()
     assert passed.returncode == 0, passed.stdout
     return image_of(own_contract)
@@ -147,11 +147,15 @@ def prompt(**fields: Any) -> list[dict[str, Any]]:
 
 async def test_every_call_of_the_last_release_is_still_answered(released: ContractClient) -> None:
     await released.call("AddResources", resources=prompt())  # which a watch waits for
+    unknown = []
     for rpc in released.methods:
         try:
             await released.call(rpc)
-        except StoreError as error:
-            assert not isinstance(error, Unimplemented), rpc
+        except Unimplemented:
+            unknown.append(rpc)
+        except StoreError:
+            continue
+    assert unknown == []
 
 
 async def test_a_client_of_the_last_release_works_as_before(released: ContractClient, name: str) -> None:

@@ -63,9 +63,11 @@ def servers(database: str, tmp_path: Path) -> Iterator[list[StoreProcess]]:
 
 async def until(condition: Callable[[], Any]) -> Any:
     """Return what a condition says as soon as that is true."""
-    while not (found := condition()):
+    while True:
+        found = condition()
+        if found:
+            return found
         await asyncio.sleep(0.02)
-    return found
 
 
 def keepers(database: str) -> set[int]:

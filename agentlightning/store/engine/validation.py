@@ -86,11 +86,11 @@ def check_known(value: int, enum: type, field: str, *, optional: bool = False) -
 def check_understood(request: Message) -> None:
     """Check that a request which selects has no condition of a newer contract: without it, too much would match."""
     for part in [request, *(value for field, value in request.ListFields() if field.name == "filter")]:
-        unknown = ", ".join(str(field.field_number) for field in UnknownFieldSet(part))
-        if unknown:
+        unknown = UnknownFieldSet(part)
+        if len(unknown):
             raise InvalidArgument(
                 f"This server is older than its client: its {part.DESCRIPTOR.name} has no field with the number "
-                f"{unknown}, and what may narrow a selection must not be ignored.",
+                f"{unknown[0].field_number}, and what may narrow a selection must not be ignored.",
                 reason="MALFORMED_REQUEST",
             )
 

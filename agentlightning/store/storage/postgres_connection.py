@@ -64,7 +64,7 @@ def connect(url: str, durability: Durability, **settings: str) -> psycopg.Connec
         (version,) = connection.execute(_SELECT_VERSION).fetchone()  # type: ignore[misc]
         if version != VERSION:
             raise Unavailable(
-                f"The database has gone over to a newer release: {_other_tables(version)}. Work with a server of the newer release.",
+                f"The database has gone over to a newer release: {_other_tables(version)}. Work with a server of that.",
                 reason="DATABASE_UNREACHABLE",
                 retry_after=_RETRY_AFTER,
             )

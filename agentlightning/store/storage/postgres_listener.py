@@ -103,7 +103,7 @@ class PostgresListener:
         self._thread.start()
 
     def watch_term(self) -> int | None:
-        """As `Storage.watch_term`. A server that stood still may have lost the watch, and must not act before it looks."""
+        """As `Storage.watch_term`. A server that stood still may have lost the watch, and looks before it acts."""
         return self._terms if self._keeps_watch and not self._stood_still() else None
 
     def _stood_still(self) -> bool:
