@@ -26,7 +26,7 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def run_command(
-    *options: str, env: Mapping[str, str] | None = None, timeout: float = 20.0
+    *options: str, env: Mapping[str, str] | None = None, timeout: float = 60.0
 ) -> subprocess.CompletedProcess[str]:
     """Run a server that is expected to end by itself."""
     return subprocess.run(
@@ -69,7 +69,7 @@ class StoreProcess:
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, within: float = 20.0) -> None:
+    def start(self, within: float = 60.0) -> None:
         """Start it, on the port that it had before if it had one; returns when it says that it is ready."""
         command = [*self._command, *self._options]
         if self._says_where:
@@ -118,7 +118,7 @@ class StoreProcess:
         assert self._process is not None
         self._process.send_signal(number)
 
-    def wait(self, within: float = 20.0) -> int:
+    def wait(self, within: float = 60.0) -> int:
         """Return its exit code once it has ended."""
         assert self._process is not None
         code = self._process.wait(within)
@@ -126,7 +126,7 @@ class StoreProcess:
             self._process.stdout.close()
         return code
 
-    def stop(self, within: float = 20.0) -> int:
+    def stop(self, within: float = 60.0) -> int:
         """Ask it to end, and return its exit code."""
         self.signal(signal.SIGTERM)
         return self.wait(within)

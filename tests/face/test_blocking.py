@@ -209,7 +209,7 @@ def test_ctrl_c_takes_the_call_back() -> None:
     threading.Thread(target=press).start()
     with pytest.raises(KeyboardInterrupt):
         BlockingStore(Waiting()).dequeue_rollout(wait=60)
-    assert taken_back.wait(10)
+    assert taken_back.wait(60)
 
 
 def test_closing_closes_the_store(inner: InMemoryLightningStore) -> None:
