@@ -15,6 +15,7 @@ from postgres import SERVER
 from agentlightning.store.api import StoreApi
 from agentlightning.store.engine.engine import Engine
 from agentlightning.store.engine.scope import SpanBound
+from agentlightning.store.engine.waiting import Subscription
 from agentlightning.store.remote.api import connect
 from agentlightning.store.server.server import StoreServer
 from agentlightning.store.storage.base import Storage
@@ -72,17 +73,21 @@ class OpenStore:
             continue
 
     async def until_waiting(self, count: int = 1) -> None:
-        """Return when that many calls are held by the engine."""
-        for _ in range(1000):
-            if self.waiting() == count:
+        """Return when that many calls are held by the engine, and sleep: one that still looks may find what is meant
+        for another."""
+        for _ in range(5000):
+            if self.waiting() == count and all(subscription._event._waiters for subscription in self._held()):  # type: ignore[attr-defined] # noqa: SLF001
                 return
             await asyncio.sleep(0.005)
         raise AssertionError(f"{self.waiting()} calls are held, not {count}")
 
     def waiting(self) -> int:
         """Return the number of calls that the engine holds."""
+        return len(self._held())
+
+    def _held(self) -> set[Subscription]:
         waiters = self.engine._waiters  # noqa: SLF001  no call of the contract tells
-        return len({subscription for waiting in waiters._by_key.values() for subscription in waiting})  # noqa: SLF001
+        return {subscription for waiting in waiters._by_key.values() for subscription in waiting}  # noqa: SLF001
 
 
 def open_storage(kind: StorageKind, folder: Path, max_bytes: int | None = None) -> Storage:
