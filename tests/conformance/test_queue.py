@@ -321,7 +321,7 @@ class TestLongPolls:
         polls = []
         for number in range(4):
             polls.append(asyncio.create_task(dequeue(api, wait=30, worker_id=f"w{number}")))
-            await store.until_waiting(number + 1)
+            await store.until_asleep(number + 1)
         for number in range(4):
             await enqueue(api, f"r{number}")
             assert claimed_ids(await asyncio.wait_for(polls[number], 25)) == [f"r{number}"]
