@@ -342,7 +342,7 @@ def watching(
     return api.watch_rollouts(context(experiment), v1.WatchRolloutsRequest(cursor=cursor, **fields))
 
 
-async def following(stream: AsyncGenerator[M, None], within: float = 5.0) -> M:
+async def following(stream: AsyncGenerator[M, None], within: float = 25.0) -> M:
     """The next message of a stream, which must come in time."""
     return await asyncio.wait_for(anext(stream), within)
 

@@ -193,6 +193,15 @@ SERVER = PostgresServer()
 
 
 @contextmanager
+def bare_database() -> Iterator[str]:
+    """A database with nothing in it, which is dropped in the end."""
+    with psycopg.connect(SERVER.server.get_uri(), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE bare")
+        yield SERVER.server.get_uri("bare")
+        connection.execute("DROP DATABASE bare WITH (FORCE)")
+
+
+@contextmanager
 def connected(url: str) -> Iterator[psycopg.Connection[Any]]:
     """Look into a database."""
     with psycopg.connect(url, autocommit=True, options=f"-c search_path={SCHEMA}") as connection:

@@ -26,7 +26,7 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def run_command(
-    *options: str, env: Mapping[str, str] | None = None, timeout: float = 20.0
+    *options: str, env: Mapping[str, str] | None = None, timeout: float = 60.0
 ) -> subprocess.CompletedProcess[str]:
     """Run a server that is expected to end by itself."""
     return subprocess.run(
@@ -69,8 +69,21 @@ class StoreProcess:
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, within: float = 20.0) -> None:
-        """Start it, on the port that it had before if it had one; returns when it says that it is ready."""
+    def start(self, within: float = 60.0) -> None:
+        """Start it, on the port that it had before if it had one; returns when it says that it is ready.
+
+        That port may have gone to a connection of somebody else meanwhile, and is waited for.
+        """
+        end = time.monotonic() + within
+        while (found := READY.match(self._launch(within))) is None:
+            self.kill()
+            if not self.address or time.monotonic() > end:
+                raise AssertionError(f"the server did not say that it is ready: {self.ready_line!r}")
+            time.sleep(0.1)
+        self.address, self.port = found["address"], int(found["port"])
+
+    def _launch(self, within: float) -> str:
+        """Run it, and return its first line."""
         command = [*self._command, *self._options]
         if self._says_where:
             command += ["--store", self.store, "--port", str(self.port)]
@@ -82,11 +95,7 @@ class StoreProcess:
                 stderr=log if self._log is not None else None,
             )
         self.ready_line = self._first_line(within)
-        found = READY.match(self.ready_line)
-        if found is None:
-            self.kill()
-            raise AssertionError(f"the server did not say that it is ready: {self.ready_line!r}")
-        self.address, self.port = found["address"], int(found["port"])
+        return self.ready_line
 
     def _first_line(self, within: float) -> str:
         assert self._process is not None
@@ -118,7 +127,7 @@ class StoreProcess:
         assert self._process is not None
         self._process.send_signal(number)
 
-    def wait(self, within: float = 20.0) -> int:
+    def wait(self, within: float = 60.0) -> int:
         """Return its exit code once it has ended."""
         assert self._process is not None
         code = self._process.wait(within)
@@ -126,7 +135,7 @@ class StoreProcess:
             self._process.stdout.close()
         return code
 
-    def stop(self, within: float = 20.0) -> int:
+    def stop(self, within: float = 60.0) -> int:
         """Ask it to end, and return its exit code."""
         self.signal(signal.SIGTERM)
         return self.wait(within)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import product
@@ -16,6 +16,7 @@ from agentlightning.store.api import StoreApi
 from agentlightning.store.engine.engine import Engine
 from agentlightning.store.engine.retention import Retention
 from agentlightning.store.engine.scope import SpanBound
+from agentlightning.store.engine.waiting import Subscription
 from agentlightning.store.remote.api import connect
 from agentlightning.store.server.server import StoreServer
 from agentlightning.store.storage.base import Storage
@@ -74,16 +75,29 @@ class OpenStore:
 
     async def until_waiting(self, count: int = 1) -> None:
         """Return when that many calls are held by the engine."""
-        for _ in range(1000):
-            if self.waiting() == count:
-                return
-            await asyncio.sleep(0.005)
-        raise AssertionError(f"{self.waiting()} calls are held, not {count}")
+        await _until(lambda: self.waiting() == count, lambda: f"{self.waiting()} calls are held, not {count}")
+
+    async def until_asleep(self, count: int) -> None:
+        """Return when that many calls are held and none looks any more: it may find what is meant for another."""
+        await self.until_waiting(count)
+        held = self._held()
+        await _until(lambda: all(one._event._waiters for one in held), lambda: "a call does not fall asleep")  # type: ignore[attr-defined] # noqa: SLF001
 
     def waiting(self) -> int:
         """Return the number of calls that the engine holds."""
+        return len(self._held())
+
+    def _held(self) -> set[Subscription]:
         waiters = self.engine._waiters  # noqa: SLF001  no call of the contract tells
-        return len({subscription for waiting in waiters._by_key.values() for subscription in waiting})  # noqa: SLF001
+        return {subscription for waiting in waiters._by_key.values() for subscription in waiting}  # noqa: SLF001
+
+
+async def _until(condition: Callable[[], bool], fault: Callable[[], str]) -> None:
+    for _ in range(5000):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError(fault())
 
 
 def open_storage(kind: StorageKind, folder: Path, max_bytes: int | None = None) -> Storage:

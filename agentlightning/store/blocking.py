@@ -6,8 +6,9 @@ import asyncio
 import functools
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from concurrent.futures import CancelledError, Future, wait
+from concurrent.futures import CancelledError, Future
 from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from agentlightning.utils.threads import background_loop
@@ -56,7 +57,7 @@ class BlockingStore:
         self._store = store
         self._given_loop = loop
         self._awaitable_on_loops = awaitable_on_loops
-        self._pending: set[Future[Any]] = set()
+        self._pending: set[Future[Any] | _Call[Any]] = set()
         self._over: str | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -92,8 +93,8 @@ class BlockingStore:
             reason: What their `RuntimeError` says.
         """
         self._over = self._over or reason
-        for future in self._pending.copy():
-            future.cancel()
+        for pending in self._pending.copy():
+            pending.cancel()
 
     def _blocking(self, method: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(method)
@@ -113,25 +114,26 @@ class BlockingStore:
         if _running_loop() is self._loop():
             _discard(awaitable)
             raise RuntimeError("a blocking call on the event loop that is to do the work would wait for itself")
-        call = _Call(awaitable)
+        call = _Call(awaitable, self._loop())
         try:
-            future = self._submit(call)
-            while not wait((future,), _LOOK_SECONDS).done:
-                pass
-            return future.result()
+            self._expect_attached()
+            self._pending.add(call)
+            call.begin()
+            if self._over is not None:
+                call.cancel()
+            return call.result()
         except CancelledError:
             self._expect_attached()
             raise
-        except Exception:
-            raise
         except BaseException:
-            # Ctrl+C: nobody waits for the answer any more. It may come before the future of the call is at hand.
-            self._loop().call_soon_threadsafe(call.take_back)
+            call.cancel()  # after Ctrl+C, at whichever moment it came, nobody waits for the answer any more
             raise
+        finally:
+            self._pending.discard(call)
 
     async def _submit_async(self, awaitable: Awaitable[T]) -> T:
         try:
-            return await asyncio.wrap_future(self._submit(_Call(awaitable)))
+            return await asyncio.wrap_future(self._submit(awaitable))
         except asyncio.CancelledError:
             self._expect_attached()
             raise
@@ -152,14 +154,14 @@ class BlockingStore:
             with suppress(RuntimeError):
                 await self._submit_async(_close(items))
 
-    def _submit(self, call: _Call[T]) -> Future[T]:
-        work = call.run()
+    def _submit(self, awaitable: Awaitable[T]) -> Future[T]:
+        work = _awaiting(awaitable)
         try:
             self._expect_attached()
             future = asyncio.run_coroutine_threadsafe(work, self._loop())
         except RuntimeError:
             _discard(work)
-            _discard(call.awaitable)
+            _discard(awaitable)
             raise
         # Without a lock: the collector may end another iterator of this store, and so get here again, at any moment.
         self._pending.add(future)
@@ -190,24 +192,70 @@ def _discard(awaitable: Awaitable[Any]) -> None:
 
 
 class _Call(Generic[T]):
-    """What is awaited on the loop, until it is taken back there."""
+    """What is awaited on a loop for a thread that waits.
 
-    def __init__(self, awaitable: Awaitable[T]) -> None:
-        self.awaitable = awaitable
-        self._task: asyncio.Task[Any] | None = None
+    The thread holds no lock that is written in Python, as those of futures and events are: Ctrl+C may raise at any
+    moment, and one that it leaves locked would stop the loop, and with it everybody's calls.
+
+    Args:
+        awaitable: What.
+        loop: Where.
+    """
+
+    def __init__(self, awaitable: Awaitable[T], loop: asyncio.AbstractEventLoop) -> None:
+        self._awaitable = awaitable
+        self._loop = loop
+        self._task: asyncio.Task[T] | None = None
         self._is_off = False
+        self._ended: SimpleQueue[asyncio.Task[T] | None] = SimpleQueue()
 
-    async def run(self) -> T:
-        self._task = asyncio.current_task()
-        if self._is_off:
-            _discard(self.awaitable)
-            raise asyncio.CancelledError
-        return await self.awaitable
+    def begin(self) -> None:
+        """Have the loop await it; from any thread."""
+        self._loop.call_soon_threadsafe(self._begin)
 
-    def take_back(self) -> None:
+    def cancel(self) -> None:
+        """End it, and the wait for it; from any thread."""
+        self._ended.put(None)
+        try:
+            self._loop.call_soon_threadsafe(self._take_back)
+        except RuntimeError:  # the loop is closed
+            _discard(self._awaitable)
+
+    def result(self) -> T:
+        """Wait for the result.
+
+        Raises:
+            CancelledError: It was cancelled.
+        """
+        while True:
+            try:
+                task = self._ended.get(timeout=_LOOK_SECONDS)
+            except Empty:
+                continue
+            if task is None or task.cancelled():
+                raise CancelledError
+            return task.result()
+
+    def _begin(self) -> None:
+        if not self._is_off:
+            self._task = asyncio.ensure_future(_awaiting(self._awaitable))
+            self._task.add_done_callback(self._end)
+
+    def _take_back(self) -> None:
         self._is_off = True
-        if self._task is not None:
+        if self._task is None:
+            _discard(self._awaitable)
+        else:
             self._task.cancel()
+
+    def _end(self, task: asyncio.Task[T]) -> None:
+        if not task.cancelled():
+            task.exception()  # a thread that has gone never looks at it
+        self._ended.put(task)
+
+
+async def _awaiting(awaitable: Awaitable[T]) -> T:
+    return await awaitable
 
 
 async def _next(items: AsyncIterator[Any]) -> Any:

@@ -194,7 +194,7 @@ class TestClaims:
         polls = [asyncio.create_task(dequeue(api, wait=20, claim_id="c1")) for _ in range(2)]
         await store.until_waiting(2)
         await enqueue(api, "r1", "r2")
-        answers = await asyncio.wait_for(asyncio.gather(*polls), 5)
+        answers = await asyncio.wait_for(asyncio.gather(*polls), 25)
         assert [claimed_ids(answer) for answer in answers] == [["r1"], ["r1"]]
         assert await queue(api) == ["r2"]
 

@@ -209,14 +209,14 @@ class TestWatching:
             await asyncio.sleep(0.02)
             assert not arriving.done()
             second = await replace(api, "rs-1", "newer")
-            assert (await asyncio.wait_for(arriving, 2)).resources == second
+            assert (await asyncio.wait_for(arriving, 25)).resources == second
 
     async def test_a_store_without_resources_waits_for_the_first(self, store: OpenStore, api: StoreApi) -> None:
         async with aclosing(self.watch(api)) as stream:
             arriving = asyncio.ensure_future(anext(stream))
             await store.until_waiting()
             first = await publish(api, "rs-1")
-            assert (await asyncio.wait_for(arriving, 2)).resources == first
+            assert (await asyncio.wait_for(arriving, 25)).resources == first
 
     async def test_the_newest_set_is_never_skipped(self, api: StoreApi) -> None:
         await publish(api, "rs-1")

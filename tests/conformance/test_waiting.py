@@ -62,7 +62,7 @@ async def test_the_others_are_told_the_moment_they_finish(api: StoreApi) -> None
             await asyncio.sleep(0.01)
             assert not arriving.done()
             await finish(api, name)
-            finished = (await asyncio.wait_for(arriving, 2)).finished
+            finished = (await asyncio.wait_for(arriving, 25)).finished
             assert (finished.rollout_id, finished.status) == (name, SUCCEEDED)
             assert finished.latest_attempt.status == AT_SUCCEEDED
         assert told(await following(stream)) == "done"
@@ -75,7 +75,7 @@ async def test_a_wait_that_is_over_names_what_is_left(api: StoreApi) -> None:
     await finish(api, "r2")
     before = time.monotonic()
     events = [told(event) for event in await everything(waiting_for(api, "r1", "r2", "r3", timeout=0.2))]
-    assert 0.19 <= time.monotonic() - before < 2
+    assert 0.19 <= time.monotonic() - before < 20
     assert events == ["finished r2", "done r1 r3"]
 
 
@@ -83,7 +83,7 @@ async def test_a_wait_that_is_over_names_what_is_left(api: StoreApi) -> None:
 async def test_no_time_means_what_is_finished_now(api: StoreApi, timeout: float) -> None:
     await enqueue(api, "r1", "r2")
     await finish(api, "r1")
-    events = await asyncio.wait_for(everything(waiting_for(api, "r1", "r2", timeout=timeout)), 2)
+    events = await asyncio.wait_for(everything(waiting_for(api, "r1", "r2", timeout=timeout)), 25)
     assert [told(event) for event in events] == ["finished r1", "done r2"]
 
 
@@ -94,13 +94,13 @@ async def test_two_hundred_pending_rollouts_cost_one_timeout(store: OpenStore, a
     before = time.monotonic()
     (done,) = await everything(waiting_for(api, *names, timeout=0.2))
     assert sorted(done.done.pending_rollout_ids) == sorted(names)
-    assert time.monotonic() - before < 2
+    assert time.monotonic() - before < 20
     waiting = asyncio.create_task(everything(waiting_for(api, *names, timeout=60)))
     await store.until_waiting()
-    assert await asyncio.wait_for(asyncio.to_thread(lambda: "free"), 2) == "free"
+    assert await asyncio.wait_for(asyncio.to_thread(lambda: "free"), 25) == "free"
     for name in names:
         await update(api, name, status=SUCCEEDED)
-    events = await asyncio.wait_for(waiting, 5)
+    events = await asyncio.wait_for(waiting, 25)
     assert sorted(told(event) for event in events) == sorted(["done", *(f"finished {name}" for name in names)])
 
 
@@ -129,7 +129,7 @@ async def test_a_rollout_that_is_deleted_meanwhile_is_told(store: OpenStore, api
     await store.until_waiting()
     await delete(api, "r2")
     await finish(api, "r1")
-    assert [told(event) for event in await asyncio.wait_for(waiting, 2)] == ["unknown r2", "finished r1", "done"]
+    assert [told(event) for event in await asyncio.wait_for(waiting, 25)] == ["unknown r2", "finished r1", "done"]
 
 
 async def test_a_rollout_that_runs_again_is_waited_for_again(api: StoreApi) -> None:
@@ -142,7 +142,7 @@ async def test_a_rollout_that_runs_again_is_waited_for_again(api: StoreApi) -> N
         arriving = asyncio.ensure_future(anext(stream))
         await asyncio.sleep(0.01)
         await report(api, second, AT_SUCCEEDED)
-        assert (await asyncio.wait_for(arriving, 2)).finished.latest_attempt.sequence_id == 2
+        assert (await asyncio.wait_for(arriving, 25)).finished.latest_attempt.sequence_id == 2
 
 
 async def test_many_callers_may_wait_for_one_rollout(store: OpenStore, api: StoreApi) -> None:
@@ -150,7 +150,7 @@ async def test_many_callers_may_wait_for_one_rollout(store: OpenStore, api: Stor
     waits = [asyncio.create_task(everything(waiting_for(api, "r1"))) for _ in range(10)]
     await store.until_waiting(10)
     await finish(api, "r1")
-    for events in await asyncio.wait_for(asyncio.gather(*waits), 5):
+    for events in await asyncio.wait_for(asyncio.gather(*waits), 25):
         assert [told(event) for event in events] == ["finished r1", "done"]
 
 
@@ -177,7 +177,7 @@ async def test_a_wait_ends_when_its_experiment_is_deleted(store: OpenStore, api:
     await api.delete_experiment(HERE, v1.DeleteExperimentRequest(name="gone"))
     await enqueue(api, "r1", experiment="gone")
     with refused(NotFound, "EXPERIMENT_NOT_FOUND"):
-        await asyncio.wait_for(waiting, 2)
+        await asyncio.wait_for(waiting, 25)
 
 
 async def test_a_closing_store_ends_waits(store: OpenStore, api: StoreApi) -> None:
@@ -186,7 +186,7 @@ async def test_a_closing_store_ends_waits(store: OpenStore, api: StoreApi) -> No
     await store.until_waiting()
     store.engine.drain()
     with refused(Unavailable, "SHUTTING_DOWN"):
-        await asyncio.wait_for(waiting, 2)
+        await asyncio.wait_for(waiting, 25)
 
 
 class TestWithSpans:
@@ -262,7 +262,7 @@ async def test_waits_are_over_in_time_while_the_store_is_busy(living: OpenStore)
     noise = asyncio.create_task(_keep_changing(living.api))
     before = time.monotonic()
     assert [told(event) for event in await everything(waiting_for(living.api, "r1", timeout=0.3))] == ["done r1"]
-    assert time.monotonic() - before < 2
+    assert time.monotonic() - before < 20
     noise.cancel()
     await asyncio.gather(noise, return_exceptions=True)
 

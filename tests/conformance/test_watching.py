@@ -89,7 +89,7 @@ async def test_changes_come_as_they_happen(store: OpenStore, api: StoreApi) -> N
         ):
             arriving = asyncio.ensure_future(anext(stream))
             await happening()
-            (change,) = (await asyncio.wait_for(arriving, 2)).changes
+            (change,) = (await asyncio.wait_for(arriving, 25)).changes
             assert word(change) == expected
 
 

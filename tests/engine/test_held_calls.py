@@ -38,7 +38,7 @@ async def test_a_caller_that_is_cancelled_after_its_wake_up_claims_nothing(store
     (outcome,) = await asyncio.gather(polling, return_exceptions=True)
     assert isinstance(outcome, asyncio.CancelledError) == was_cancelled, "the cancellation was swallowed"
     if was_cancelled:
-        again = await asyncio.wait_for(dequeue(store.api, wait=5), 5)
+        again = await asyncio.wait_for(dequeue(store.api, wait=5), 25)
         assert claimed_ids(again) == ["r1"]
         assert again.claims[0].attempt.sequence_id == 1, "as if the first claim had never been"
         assert (await statistics(store.api)).total_attempts == 1
@@ -58,11 +58,11 @@ async def test_a_woken_caller_that_leaves_passes_its_turn_on(store: OpenStore, s
         await asyncio.sleep(0)
     if leaving.cancel():
         await asyncio.gather(leaving, return_exceptions=True)
-        assert claimed_ids(await asyncio.wait_for(staying, 5)) == ["r1"]
+        assert claimed_ids(await asyncio.wait_for(staying, 25)) == ["r1"]
     else:
         assert claimed_ids(await leaving) == ["r1"]
         await enqueue(store.api, "r2")
-        assert claimed_ids(await asyncio.wait_for(staying, 5)) == ["r2"]
+        assert claimed_ids(await asyncio.wait_for(staying, 25)) == ["r2"]
 
 
 async def test_a_caller_whose_time_is_up_when_it_is_woken_takes_the_work_or_leaves_it(store: OpenStore) -> None:
@@ -112,7 +112,7 @@ async def test_a_caller_that_has_gone_is_not_asked_again(store: OpenStore) -> No
     await store.until_waiting()
     present = False
     await enqueue(store.api, "r1")
-    assert claimed_ids(await asyncio.wait_for(polling, 5)) == []
+    assert claimed_ids(await asyncio.wait_for(polling, 25)) == []
     assert await queue(store.api) == ["r1"]
 
 
@@ -126,7 +126,7 @@ async def test_a_caller_that_was_found_gone_passes_its_turn_on(store: OpenStore)
     await store.until_waiting(2)
     present = False
     await enqueue(store.api, "r1")
-    assert claimed_ids(await asyncio.wait_for(staying, 5)) == ["r1"]
+    assert claimed_ids(await asyncio.wait_for(staying, 25)) == ["r1"]
     assert claimed_ids(await gone) == []
 
 

@@ -7,6 +7,7 @@ them whenever something has to be found.
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
@@ -552,16 +553,20 @@ class SharedHistories(Histories):
     kind = "postgres"
 
 
+_HISTORIES = int(os.environ.get("AGL_HISTORIES", "0"))
+"""Of each storage so many histories, others each time; 0 runs a few, always the same."""
+
 _COMMON = settings(
     deadline=None,
     database=None,
-    derandomize=True,
+    derandomize=not _HISTORIES,
+    stateful_step_count=40,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 
 TestHistoriesInMemory = Histories.TestCase
-TestHistoriesInMemory.settings = settings(_COMMON, max_examples=60, stateful_step_count=40)
+TestHistoriesInMemory.settings = settings(_COMMON, max_examples=_HISTORIES or 60)
 TestHistoriesOnDisk = DurableHistories.TestCase
-TestHistoriesOnDisk.settings = settings(_COMMON, max_examples=25, stateful_step_count=40)
+TestHistoriesOnDisk.settings = settings(_COMMON, max_examples=_HISTORIES or 25)
 TestHistoriesInPostgres = SharedHistories.TestCase
-TestHistoriesInPostgres.settings = settings(_COMMON, max_examples=10, stateful_step_count=40)
+TestHistoriesInPostgres.settings = settings(_COMMON, max_examples=_HISTORIES or 10)

@@ -8,10 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
-import psycopg
 import pytest
 from calls import claim, enqueue, get, ids, publish, refused, span_names, statistics, worker
-from postgres import SERVER, connected
+from postgres import bare_database, connected
 
 from agentlightning.store.engine.engine import Engine
 from agentlightning.store.errors import FailedPrecondition
@@ -28,10 +27,8 @@ OLD_FILE = Path(__file__).with_name("store_v1.sql")
 @pytest.fixture
 def url() -> Iterator[str]:
     """A database with nothing in it."""
-    with psycopg.connect(SERVER.server.get_uri(), autocommit=True) as connection:
-        connection.execute("CREATE DATABASE bare")
-        yield SERVER.server.get_uri("bare")
-        connection.execute("DROP DATABASE bare WITH (FORCE)")
+    with bare_database() as made:
+        yield made
 
 
 async def check_totals(storage: Storage, resources: int, workers: int) -> None:

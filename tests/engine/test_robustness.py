@@ -161,7 +161,7 @@ async def test_a_listener_that_fails_does_not_stop_the_storage(quick_folder: Pat
 
     engine.storage.on_commit(fail)
     for number in range(3):
-        await asyncio.wait_for(enqueue(engine, f"r{number}"), 5)
+        await asyncio.wait_for(enqueue(engine, f"r{number}"), 25)
     engine.close()
 
 

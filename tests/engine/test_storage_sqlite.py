@@ -372,7 +372,7 @@ class TestGroups:
         storage = store.engine.storage
         assert isinstance(storage, SqliteStorage)
         async with Held(storage):
-            assert await asyncio.wait_for(status_of(store.api, "r1"), 2) == QUEUING
+            assert await asyncio.wait_for(status_of(store.api, "r1"), 25) == QUEUING
         store.engine.close()
 
     async def test_a_reader_cannot_write(self, path: Path) -> None:

@@ -179,7 +179,7 @@ async def test_a_waiter_of_another_loop_is_woken(engine: Engine) -> None:
             break
         await asyncio.sleep(0.002)
     await enqueue(engine, "r1")
-    assert await asyncio.wait_for(waiting, 5) == ["r1"]
+    assert await asyncio.wait_for(waiting, 25) == ["r1"]
 
 
 async def test_a_closed_storage_says_so(storage: Storage) -> None:

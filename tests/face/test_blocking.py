@@ -7,8 +7,10 @@ import gc
 import inspect
 import os
 import signal
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from agentlightning.store.client import LightningStoreClient
 from agentlightning.store.memory import InMemoryLightningStore
 from agentlightning.store.server import LightningStoreServer
 from agentlightning.types import EnqueueRolloutRequest
+from agentlightning.utils.threads import background_loop
 
 
 @pytest.fixture
@@ -209,7 +212,47 @@ def test_ctrl_c_takes_the_call_back() -> None:
     threading.Thread(target=press).start()
     with pytest.raises(KeyboardInterrupt):
         BlockingStore(Waiting()).dequeue_rollout(wait=60)
-    assert taken_back.wait(10)
+    assert taken_back.wait(60)
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+def test_ctrl_c_at_any_moment_of_a_call_leaves_the_loop_to_the_others(inner: InMemoryLightningStore) -> None:
+    """Goes wrong when the interrupted thread holds a lock that the loop needs, for which a moment is enough."""
+    store = BlockingStore(inner)
+    store.enqueue_rollout("x")
+
+    def interrupt_at(moment: int) -> bool:
+        """Interrupt a call when so many lines of Python have run; tell whether it was still under way then."""
+        left = moment
+
+        def trace(frame: FrameType, *_: Any) -> Any:
+            nonlocal left
+            # The first has a lock of C, which tracing can leave locked and no signal. The second loses what it raises.
+            if frame.f_code is background_loop.__code__ or "weakref" in frame.f_code.co_filename:
+                return None
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            store.query_rollouts()
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(before)
+        return False
+
+    moment = 1
+    while interrupt_at(moment):
+        other = threading.Thread(target=store.query_rollouts, daemon=True)
+        other.start()
+        other.join(30)
+        assert not other.is_alive(), f"the call after one that was interrupted at moment {moment} is never answered"
+        moment += 1
+    assert moment > 20
 
 
 def test_closing_closes_the_store(inner: InMemoryLightningStore) -> None:

@@ -24,12 +24,12 @@ async def test_two_that_are_open_on_one_database_are_one_store(url: str) -> None
     try:
         held = asyncio.ensure_future(other.dequeue_rollout(worker_id="w1", wait=20))
         rollout = await one.enqueue_rollout(input={"task": "add"})
-        claimed = await asyncio.wait_for(held, 5)
+        claimed = await asyncio.wait_for(held, 9)
         assert claimed is not None
         assert (claimed.rollout_id, claimed.input) == (rollout.rollout_id, {"task": "add"})
         waiting = asyncio.ensure_future(one.wait_for_rollouts(rollout_ids=[rollout.rollout_id], timeout=20))
         await other.update_attempt(claimed.rollout_id, claimed.attempt.attempt_id, status="succeeded")
-        assert [ended.status for ended in await asyncio.wait_for(waiting, 5)] == ["succeeded"]
+        assert [ended.status for ended in await asyncio.wait_for(waiting, 9)] == ["succeeded"]
     finally:
         await one.close()
         await other.close()

@@ -63,6 +63,10 @@ class Journal:
         yield answer
         self._write(number=number, answer=answer.noted, ended=time.monotonic())
 
+    def close(self) -> None:
+        """Write no more."""
+        self._file.close()
+
     def _write(self, **line: Any) -> None:
         self._file.write(json.dumps(line) + "\n")
 

@@ -41,7 +41,8 @@ from calls import (
     statistics,
     waiting_for,
 )
-from store_invariants import check_store
+from postgres import SERVER
+from store_invariants import check_postgres, check_store
 from store_process import StoreProcess
 
 from agentlightning.store.client import LightningStoreClient
@@ -50,17 +51,32 @@ from lightning_store import v1
 
 
 class MortalStore:
-    """A server whose next commit can be made its last act."""
+    """A server whose next commit can be made its last act.
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "store.db"
+    Args:
+        folder: Where its files lie.
+        database: URL of the database that it works on; None has it work on a file.
+    """
+
+    def __init__(self, folder: Path, database: str | None) -> None:
+        self._path = folder / "store.db"
+        self._database = database
         self._trigger = folder / "die"
         program = Path(__file__).parent / "dying_server.py"
         self.process = StoreProcess(
-            f"sqlite:///{self.path}", command=[sys.executable, str(program), str(self._trigger)], log=folder / "log"
+            database or f"sqlite:///{self._path}",
+            command=[sys.executable, str(program), str(self._trigger)],
+            log=folder / "log",
         )
         self.process.start()
         self.api: RemoteApi = connect(self.process.address)
+
+    def check_rows(self) -> None:
+        """Check the rows of the store as they are now."""
+        if self._database is None:
+            check_store(self._path)
+        else:
+            check_postgres(self._database)
 
     async def dies_answering(self, call: Any) -> Any:
         """Make a call whose commit is the server's last act; return what the next server answers."""
@@ -68,19 +84,25 @@ class MortalStore:
         calling = asyncio.ensure_future(call)
         await asyncio.to_thread(self.process.wait)
         assert not calling.done()
-        check_store(self.path)
+        self.check_rows()
         self._trigger.unlink()
         await asyncio.to_thread(self.process.start)
         return await asyncio.wait_for(calling, 20)
 
 
+in_both_databases = pytest.mark.parametrize("mortal", ["sqlite", "postgres"], indirect=True)
+"""For calls that PostgreSQL recognises in its own way when they are repeated."""
+
+
 @pytest.fixture
-def mortal(tmp_path: Path) -> Iterator[MortalStore]:
+def mortal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MortalStore]:
     """Starts and ends the server."""
-    store = MortalStore(tmp_path)
+    is_shared = getattr(request, "param", "sqlite") == "postgres"
+    store = MortalStore(tmp_path, SERVER.url_of(tmp_path) if is_shared else None)
     yield store
     store.process.kill()
-    check_store(store.path)
+    store.check_rows()
+    SERVER.take_back(tmp_path)
 
 
 @pytest_asyncio.fixture
@@ -91,6 +113,7 @@ async def api(mortal: MortalStore) -> AsyncIterator[RemoteApi]:
     await mortal.api.close()
 
 
+@in_both_databases
 async def test_enqueued_rollouts(mortal: MortalStore, api: RemoteApi) -> None:
     answered = await mortal.dies_answering(enqueue(api, "a", "b", "c"))
     assert [rollout.rollout_id for rollout in answered] == ["a", "b", "c"]
@@ -102,6 +125,7 @@ async def test_a_started_rollout(mortal: MortalStore, api: RemoteApi) -> None:
     assert [one.attempt_id for one in await attempts(api, "a")] == [attempt.attempt_id]
 
 
+@in_both_databases
 async def test_a_claim(mortal: MortalStore, api: RemoteApi) -> None:
     await enqueue(api, "a", "b", "c")
     claimed = await mortal.dies_answering(dequeue(api, 2, claim_id="mine", worker_id="w", lease=30))
@@ -113,6 +137,7 @@ async def test_a_claim(mortal: MortalStore, api: RemoteApi) -> None:
     assert await queue(api) == ["c"]
 
 
+@in_both_databases
 async def test_a_claim_that_was_held(mortal: MortalStore, api: RemoteApi) -> None:
     held = asyncio.ensure_future(dequeue(api, 2, claim_id="mine", wait=30))
     await asyncio.sleep(0.2)
@@ -123,6 +148,7 @@ async def test_a_claim_that_was_held(mortal: MortalStore, api: RemoteApi) -> Non
     await other.close()
 
 
+@in_both_databases
 async def test_spans(mortal: MortalStore, api: RemoteApi) -> None:
     await enqueue(api, "a")
     attempt = await claim(api)
@@ -133,6 +159,7 @@ async def test_spans(mortal: MortalStore, api: RemoteApi) -> None:
     assert (await get(api, "a")).status == RUNNING
 
 
+@in_both_databases
 async def test_a_report_of_success(mortal: MortalStore, api: RemoteApi) -> None:
     await enqueue(api, "a")
     attempt = await claim(api, worker_id="w")
@@ -158,6 +185,7 @@ async def test_an_attempt_on_demand(mortal: MortalStore, api: RemoteApi) -> None
     assert await queue(api) == []
 
 
+@in_both_databases
 async def test_resources(mortal: MortalStore, api: RemoteApi) -> None:
     assert (await mortal.dies_answering(publish(api, "p", "first"))).version == 1
     update = v1.UpdateResourcesRequest(resources_id="p", resources=named(main=prompt("second")), expected_version=1)

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /pro
 @pytest.fixture(autouse=True)
 def _no_process_is_left_behind() -> Any:
     yield
-    assert until_gone(runner_processes(os.getpid()), timeout=5) == set()
+    assert until_gone(runner_processes(os.getpid()), timeout=20) == set()
 
 
 async def run_rollouts(store: LightningStore, inputs: list[Any], **arguments: Any) -> list[AttemptedRollout]:
@@ -348,7 +348,7 @@ def test_idle_runners_leave_at_once(caplog: pytest.LogCaptureFixture) -> None:
         left.append(time.monotonic())
 
     Trainer(n_runners=2, algorithm=algorithm, runner=quick_runner(poll_interval=30.0)).fit(sample_agents.Echo())
-    assert time.monotonic() - left[0] < 5
+    assert time.monotonic() - left[0] < 9
     assert "is killed" not in caplog.text
 
 
@@ -478,7 +478,7 @@ def test_ctrl_c_and_sigterm_end_the_run_cleanly(agent: str, start_method: str, n
             assert process.returncode == 128 + signal.SIGTERM
             assert "Traceback" not in output
         assert "is killed" not in output
-        assert until_gone(family, 2) == set()
+        assert until_gone(family, 20) == set()
         (done,) = asyncio.run(_rollouts(LightningStoreClient(server.address)))
         assert done.attempt.failure.kind == "cancelled"
 
@@ -494,8 +494,8 @@ def test_ctrl_c_twice_ends_the_run_at_once(tmp_path: Path) -> None:
         os.killpg(process.pid, signal.SIGINT)
         time.sleep(1.0)
         os.killpg(process.pid, signal.SIGINT)
-        process.communicate(timeout=10)
-        assert until_gone(family, 2) == set()
+        process.communicate(timeout=60)
+        assert until_gone(family, 20) == set()
 
 
 def test_ctrl_c_ends_a_run_that_is_about_to_start_a_runner_again(tmp_path: Path) -> None:
@@ -507,10 +507,10 @@ def test_ctrl_c_ends_a_run_that_is_about_to_start_a_runner_again(tmp_path: Path)
         lines.append(line)
     family = descendants(process.pid)
     os.killpg(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=10)
+    output, _ = process.communicate(timeout=60)
     assert output.count("Traceback") == output.count("\nKeyboardInterrupt") == 1, output
     assert "is killed" not in output
-    assert until_gone(family, 2) == set()
+    assert until_gone(family, 20) == set()
 
 
 @pytest.mark.parametrize("start_method", ["spawn", "forkserver"])

@@ -54,7 +54,7 @@ def runners_elsewhere(port: int, agent: str, n_runners: int) -> Iterator[subproc
 
 def ends_by_itself(process: subprocess.Popen[str]) -> str:
     """Returns what a process printed that left in peace."""
-    output, _ = process.communicate(timeout=15)
+    output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
     assert "left in peace" in output
     return output

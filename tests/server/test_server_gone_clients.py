@@ -81,7 +81,7 @@ async def test_work_goes_to_the_client_that_is_still_there(engine: Engine, start
     client.kill()
     await until_held(engine, 1)
     await enqueue(engine, "a")
-    assert claimed_ids(await asyncio.wait_for(present, 5)) == ["a"]
+    assert claimed_ids(await asyncio.wait_for(present, 25)) == ["a"]
 
 
 @pytest.mark.parametrize("call", ["wait", "watch", "watch_resources"])

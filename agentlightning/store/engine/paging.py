@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 
 from agentlightning.store.api import MOST_ITEMS
 from agentlightning.store.engine.messages import fingerprint
+from agentlightning.store.engine.validation import check_understood
 from agentlightning.store.errors import InvalidArgument
 from agentlightning.store.storage.queries import Condition, Position, Query
 from agentlightning.store.storage.rows import END_OF_TIME
@@ -45,6 +46,7 @@ def start_query(
 
     It asks for one row more than the page has, which tells whether another page follows.
     """
+    check_understood(request)
     page: v1.Page = request.page  # type: ignore[attr-defined]
     if page.page_size < 0 or page.skip < 0:
         raise InvalidArgument("page.page_size and page.skip must not be negative.", reason="INVALID_PAGE")

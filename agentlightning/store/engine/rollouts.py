@@ -26,6 +26,7 @@ from agentlightning.store.engine.validation import (
     check_id,
     check_known,
     check_payload,
+    check_understood,
     lease_ns,
 )
 from agentlightning.store.errors import AlreadyExists, InvalidArgument, NotFound
@@ -313,6 +314,7 @@ def update(scope: Scope, request: v1.UpdateRolloutRequest) -> v1.UpdateRolloutRe
 
 def delete(scope: Scope, request: v1.DeleteRolloutsRequest) -> v1.DeleteRolloutsResponse:
     """Delete rollouts with all that belongs to them."""
+    check_understood(request)
     if not request.HasField("rollout_id_in") and not request.HasField("status_in"):
         raise InvalidArgument(
             "DeleteRollouts needs rollout_id_in or status_in; it never deletes everything by default.",

@@ -12,7 +12,7 @@ from agentlightning.store.api import MOST_IDS
 from agentlightning.store.engine import cursors, messages, resources, spans
 from agentlightning.store.engine.paging import MOST_BYTES
 from agentlightning.store.engine.scope import Scope
-from agentlightning.store.engine.validation import check_count
+from agentlightning.store.engine.validation import check_count, check_understood
 from agentlightning.store.engine.waiting import Waiters
 from agentlightning.store.statuses import FINISHED
 from agentlightning.store.storage.queries import Position
@@ -117,6 +117,7 @@ async def watch_rollouts(
     read: Reader, waiters: Waiters, store_id: str, request: v1.WatchRolloutsRequest
 ) -> AsyncGenerator[v1.WatchRolloutsResponse, None]:
     """Stream the changes after a cursor."""
+    check_understood(request)
     timer = _Timer(_LIFETIME)
     experiment, after = await read(
         lambda scope: (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from agentlightning.store.api import LATEST
 from agentlightning.store.engine.messages import SECOND, duration_ns, timestamp_ns
@@ -80,6 +81,18 @@ def check_known(value: int, enum: type, field: str, *, optional: bool = False) -
         raise InvalidArgument(
             f"{field} has the unknown value {value}.", reason="INVALID_STATUS", metadata={"field": field}
         )
+
+
+def check_understood(request: Message) -> None:
+    """Check that a request which selects has no condition of a newer contract: without it, too much would match."""
+    for part in [request, *(value for field, value in request.ListFields() if field.name == "filter")]:
+        unknown = UnknownFieldSet(part)
+        if len(unknown):
+            raise InvalidArgument(
+                f"This server is older than its client: its {part.DESCRIPTOR.name} has no field with the number "
+                f"{unknown[0].field_number}, and what may narrow a selection must not be ignored.",
+                reason="MALFORMED_REQUEST",
+            )
 
 
 def check_attempt_id(value: str) -> str:

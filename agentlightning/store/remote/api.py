@@ -12,7 +12,14 @@ from google.protobuf.message import Message
 
 from agentlightning.store import status
 from agentlightning.store.api import DEFAULT_EXPERIMENT, LONGEST_POLL, MAX_MESSAGE_BYTES, CallContext, StoreApi
-from agentlightning.store.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted, StoreError, Unavailable
+from agentlightning.store.errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    ResourceExhausted,
+    StoreError,
+    Unavailable,
+    Unimplemented,
+)
 from agentlightning.store.methods import EXPERIMENT_KEY, METHODS, Method
 from agentlightning.store.remote.channels import Channels, OpenChannel, parse_addresses
 from agentlightning.store.remote.retries import Budgets, RetryPolicy, is_repeatable
@@ -137,6 +144,13 @@ class Remote:
             error = ResourceExhausted(
                 f"{method.rpc}: a message is too large for the store at {here.target}: {error.message}",
                 reason="MESSAGE_TOO_LARGE",
+            )
+        if isinstance(error, Unimplemented):
+            error = Unimplemented(
+                f"The server at {here.target} does not know the call {method.rpc}: it is older than this client, or no "
+                "store. Update servers before clients.",
+                reason="UNKNOWN_METHOD",
+                metadata={"method": method.path},
             )
         # A server that ends cancels the calls that have not reached it yet; our own cancellations are no errors.
         if failure.code() is grpc.StatusCode.CANCELLED or error.reason == "UNAVAILABLE":

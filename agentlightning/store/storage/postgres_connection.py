@@ -18,10 +18,18 @@ OLDEST = 14
 """The oldest release of PostgreSQL that will do: the first that ends idle sessions by itself."""
 
 _SYNCHRONOUS_COMMIT = {"power-cut": "on", "crash": "off", "none": "off"}
+_NAME = "agentlightning"
+"""What PostgreSQL knows the connections of serving stores by."""
+_OPENING = "agentlightning opening"
+
 _CONNECT = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 _PREPARE_AFTER = 2
 _MOST_PREPARED = 500
 _RETRY_AFTER = 1.0
+_SELECT_VERSION = "SELECT COALESCE(MAX(version), 0) FROM migrations"
+_END_OLDER = f"""
+  SELECT COALESCE(bool_and(pg_terminate_backend(pid, 5000)), true) FROM pg_stat_activity
+  WHERE datname = current_database() AND application_name = '{_NAME}'"""
 
 _OVERTAKEN = (
     errors.LockNotAvailable,
@@ -40,13 +48,33 @@ class _TextDumper(StrDumperUnknown):
 
 
 def connect(url: str, durability: Durability, **settings: str) -> psycopg.Connection[Any]:
-    """Open a connection, with transactions begun and ended by hand.
+    """Open a connection to a store, with transactions begun and ended by hand.
 
     Args:
         url: As PostgreSQL writes it.
         durability: What commits survive.
         settings: Settings of the session.
+
+    Raises:
+        psycopg.Error: The database cannot be reached.
+        Unavailable: A newer release has changed the tables since the store was opened.
     """
+    connection = _connect(url, _NAME, durability, **settings)
+    try:
+        (version,) = connection.execute(_SELECT_VERSION).fetchone()  # type: ignore[misc]
+        if version != VERSION:
+            raise Unavailable(
+                f"The database has gone over to a newer release: {_other_tables(version)}. Work with a server of that.",
+                reason="DATABASE_UNREACHABLE",
+                retry_after=_RETRY_AFTER,
+            )
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _connect(url: str, name: str, durability: Durability, **settings: str) -> psycopg.Connection[Any]:
     settings = {
         "search_path": SCHEMA,
         "synchronous_commit": _SYNCHRONOUS_COMMIT[durability],
@@ -62,7 +90,7 @@ def connect(url: str, durability: Durability, **settings: str) -> psycopg.Connec
     connection: psycopg.Connection[Any] = psycopg.connect(
         url,
         autocommit=True,
-        application_name="agentlightning",
+        application_name=name,
         **options,  # type: ignore[arg-type]
     )
     try:
@@ -85,13 +113,14 @@ def connect(url: str, durability: Durability, **settings: str) -> psycopg.Connec
 def open_store(url: str) -> str:
     """Make an empty database a store, or bring one of an older release up to date; return the identity of the data.
 
-    Of several servers that start at once one does it, and the others wait.
+    Of several servers that start at once one does it, and the others wait. Servers of an older release that are at work
+    lose the tables that they know: their connections are ended, and `connect` makes them no new ones.
 
     Raises:
         StoreError: The database cannot be reached, is too old, or is of a newer release.
     """
     try:
-        with connect(url, "power-cut") as connection:
+        with _connect(url, _OPENING, "power-cut") as connection:
             if connection.info.server_version < OLDEST * 10_000:
                 raise _refusal(
                     url, f"it is PostgreSQL {connection.info.server_version // 10_000}, not {OLDEST} or newer"
@@ -110,13 +139,22 @@ def _bring_up_to_date(connection: psycopg.Connection[Any], url: str) -> None:
     if known is None:
         connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
         connection.execute("CREATE TABLE migrations (version BIGINT PRIMARY KEY, made TIMESTAMPTZ DEFAULT now())")
-    (version,) = connection.execute("SELECT COALESCE(MAX(version), 0) FROM migrations").fetchone()  # type: ignore[misc]
+    (version,) = connection.execute(_SELECT_VERSION).fetchone()  # type: ignore[misc]
     if version > VERSION:
-        fault = f"its tables are of version {version}, this release works with {VERSION}"
-        raise _refusal(url, fault, reason="SCHEMA_VERSION")
+        raise _refusal(url, _other_tables(version), reason="SCHEMA_VERSION")
+    if 0 < version < VERSION:
+        # Whoever connects from here on waits for the new version, and whoever did before is ended.
+        connection.execute("LOCK TABLE migrations IN ACCESS EXCLUSIVE MODE")
+        (are_ended,) = connection.execute(_END_OLDER).fetchone()  # type: ignore[misc]
+        if not are_ended:
+            raise _refusal(url, "servers of an older release work on it, and their connections do not end")
     for number in range(version, VERSION):
         connection.execute(STEPS[number])
         connection.execute("INSERT INTO migrations (version) VALUES (%s)", (number + 1,))
+
+
+def _other_tables(version: int) -> str:
+    return f"its tables are of version {version}, this release works with {VERSION}"
 
 
 def _refusal(url: str, fault: str, *, reason: str = "DATABASE_UNAVAILABLE") -> FailedPrecondition:

@@ -13,6 +13,7 @@ from typing import Any
 
 import psycopg
 
+from agentlightning.store.errors import Unavailable
 from agentlightning.store.storage.clock import Clock
 from agentlightning.store.storage.postgres_connection import connect
 from agentlightning.store.storage.signals import EVERYBODY, Signal
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 TURN = 1.0
 _TURNS_TO_LOOK_EVERYWHERE = 10
 _PAUSE_AFTER_LOSS = 0.25
+_TURNS_TO_BE_SURE = 5
 _TURNS_TO_BE_SILENT = 15
 _LONGEST_NOTICE = 7000  # PostgreSQL takes 8000 bytes
 _CHANGES_AT_ONCE = 1000
@@ -90,6 +92,7 @@ class PostgresListener:
         self._clock = clock
         self._turn = turn
         self._terms = 0
+        self._last_turn = time.monotonic()
         self._keeps_watch = False
         self._told: dict[int, int] = {}
         self._turns = 0
@@ -100,8 +103,11 @@ class PostgresListener:
         self._thread.start()
 
     def watch_term(self) -> int | None:
-        """As `Storage.watch_term`."""
-        return self._terms if self._keeps_watch else None
+        """As `Storage.watch_term`. A server that stood still may have lost the watch, and looks before it acts."""
+        return self._terms if self._keeps_watch and not self._stood_still() else None
+
+    def _stood_still(self) -> bool:
+        return time.monotonic() - self._last_turn > _TURNS_TO_BE_SURE * self._turn
 
     def close(self) -> None:
         """Listen no more, and leave the watch to others."""
@@ -144,6 +150,10 @@ class PostgresListener:
                     logger.warning("The connection to the database is lost: %s", str(error).strip())
                 self._drop()
                 self._wait(_PAUSE_AFTER_LOSS)
+            except Unavailable as error:  # for good; whoever waits finds out
+                logger.error("%s", error)
+                self._say([_EVERYTHING])
+                return
 
     def _wait(self, timeout: float) -> None:
         sources: list[Any] = [self._woken] if self._connection is None else [self._woken, self._connection]
@@ -164,7 +174,9 @@ class PostgresListener:
             (self._keeps_watch,) = connection.execute(_TAKE_WATCH).fetchone()  # type: ignore[misc]
             self._terms += self._keeps_watch
         else:
+            self._terms += self._stood_still()  # what it could not hear meanwhile was no silence
             connection.execute(_SUM_TALLIES)
+        self._last_turn = time.monotonic()
         if self._keeps_watch:
             signals.append(Signal("deadline", value=0))
         if self._turns % _TURNS_TO_LOOK_EVERYWHERE == 0:
