@@ -43,9 +43,9 @@ class LaterEngine:
             yield message
 
 
-def open_later(url: str, durability: Durability) -> Any:
+def open_later(url: str, durability: Durability, **options: Any) -> Any:
     """Open a store of the later release."""
-    return LaterEngine(open_engine(url, durability))
+    return LaterEngine(open_engine(url, durability, **options))
 
 
 if __name__ == "__main__":

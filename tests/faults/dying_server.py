@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from agentlightning.store.engine.engine import Engine
 from agentlightning.store.opening import open_engine
@@ -17,9 +18,9 @@ from agentlightning.store.storage.signals import Signal
 from agentlightning.store_grpc import __main__ as command
 
 
-def open_dying(url: str, durability: Durability) -> Engine:
+def open_dying(url: str, durability: Durability, **options: Any) -> Engine:
     """Open a store whose commits may be the last act of this process."""
-    engine = open_engine(url, durability)
+    engine = open_engine(url, durability, **options)
     engine.storage.on_commit(die_if_told)
     return engine
 

@@ -10,6 +10,7 @@ import random
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from agentlightning.store.engine.engine import Engine
 from agentlightning.store.opening import open_engine
@@ -19,9 +20,9 @@ from agentlightning.store_grpc import __main__ as command
 _real_time_ns = time.time_ns
 
 
-def open_slow(url: str, durability: Durability) -> Engine:
+def open_slow(url: str, durability: Durability, **options: Any) -> Engine:
     """Open a store whose commits take their time."""
-    engine = open_engine(url, durability)
+    engine = open_engine(url, durability, **options)
     chance = random.Random(0)
     engine.storage.on_commit(lambda _: time.sleep(chance.uniform(0, SLOWEST)))
     return engine
