@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Iterator
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -69,9 +70,11 @@ def standstill(engine: Engine) -> Iterator[None]:
     blocking = threading.Thread(target=lambda: engine.storage.run_blocking(work))
     blocking.start()
     begun.wait(10)
-    yield
-    end.set()
-    blocking.join()
+    try:
+        yield
+    finally:
+        end.set()
+        blocking.join()
 
 
 async def until_waiting(engine: Engine, works: int) -> None:
@@ -152,6 +155,40 @@ async def test_works_that_wait_are_bounded_in_number(
         assert (await statistics(api)).total_rollouts == 0, "reads go on"
     await asyncio.gather(*waiting)
     assert len(await ids(api)) == 3
+
+
+async def test_what_a_caller_sent_who_has_gone_is_let_go_before_its_turn_comes(durable: StoreServer) -> None:
+    """Goes wrong when clients that send and hang up, again and again, fill a server whose disk is slow."""
+    engine = durable._engine  # noqa: SLF001
+    done: list[str] = []
+
+    def asked() -> Callable[[object], None]:
+        return lambda tx: done.append("x")
+
+    with standstill(engine):
+        work = asked()
+        sent = weakref.ref(work)
+        call = asyncio.ensure_future(engine.storage.run(work))
+        del work
+        await until_waiting(engine, 1)
+        assert sent() is not None
+        call.cancel()
+        await asyncio.wait([call])
+        await asyncio.sleep(0)
+        assert sent() is None
+    await enqueue(engine, "next")
+    assert done == []
+
+
+async def test_the_watchdog_is_not_refused_when_callers_are(
+    durable: StoreServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goes wrong when a server that is overloaded gives up its attempts late, and so gets more to do."""
+    monkeypatch.setattr(groups, "MOST_WAITING", 0)
+    engine = durable._engine  # noqa: SLF001
+    with refused(ResourceExhausted, "OVERLOADED"):
+        await enqueue(engine, "r1")
+    assert engine.look_after_attempts() is None
 
 
 def resident(pid: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import logging
+import math
 import os
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -21,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 _MOST_IN_GROUP = 256
 MOST_WAITING = 10_000
-"""Works that may wait for their turn; each further one is refused until there are fewer."""
+"""Works of callers that may wait for their turn; each further one is refused until there are fewer."""
 
 _RETRY_WHEN_OVERLOADED = 1.0
 
@@ -52,6 +53,14 @@ class Job:
         else:
             self.future.set_exception(self.error)
 
+    def let_go(self, _: object) -> None:
+        """Forget the work, which holds a request: its turn may be long to come when nobody waits for it any more."""
+        self.work = _nothing
+
+
+def _nothing(tx: Tx) -> None:
+    """Do the work of a caller who was cancelled."""
+
 
 class Groups:
     """Threads that each take all works that are waiting and run them together.
@@ -79,16 +88,18 @@ class Groups:
         """Run a work for the running event loop."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._put(Job(work, future, loop))
+        job = Job(work, future, loop)
+        self._put(job, MOST_WAITING)
+        future.add_done_callback(job.let_go)
         return future
 
     def submit_blocking(self, work: Work[T]) -> T:
-        """Run a work, and return its result."""
+        """Run a work, and return its result. It is never refused: the store's own threads, which are few, use this."""
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
         self._put(Job(work, future, None))
         return future.result()
 
-    def _put(self, job: Job) -> None:
+    def _put(self, job: Job, most_waiting: float = math.inf) -> None:
         if os.getpid() != self._process:
             raise ForkedError(
                 f"A store in a {self._place} does not survive a fork; serve it with LightningStoreServer, and give the "
@@ -97,9 +108,9 @@ class Groups:
         with self._lock:
             if self._closed:
                 raise Unavailable("The store has been closed.", reason="STORE_CLOSED")
-            if self._jobs.qsize() >= MOST_WAITING:
+            if self._jobs.qsize() >= most_waiting:
                 raise ResourceExhausted(
-                    f"The store is overloaded: {MOST_WAITING} calls wait for the {self._place}. Try again later.",
+                    f"The store is overloaded: {most_waiting} calls wait for the {self._place}. Try again later.",
                     reason="OVERLOADED",
                     retry_after=_RETRY_WHEN_OVERLOADED,
                 )
