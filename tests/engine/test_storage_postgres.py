@@ -17,7 +17,9 @@ from calls import (
     claimed_ids,
     dequeue,
     enqueue,
+    finish,
     get,
+    ids,
     queue,
     refused,
     release,
@@ -28,8 +30,10 @@ from calls import (
     waiting_for,
 )
 from postgres import SERVER, connected
+from stores import FakeClock
 
 from agentlightning.store.engine.engine import Engine
+from agentlightning.store.engine.retention import Retention
 from agentlightning.store.errors import FailedPrecondition, Unavailable
 from agentlightning.store.opening import open_engine
 from agentlightning.store.storage import postgres
@@ -143,6 +147,28 @@ class TestBesideOthers:
         await asyncio.to_thread(holds.wait, 5)
         assert claimed_ids(await dequeue(other)) == ["r1"]
         await holding
+
+    async def test_a_rollout_that_is_kept_does_not_go_in_place_of_one_that_somebody_has_to_himself(
+        self, url: str
+    ) -> None:
+        clock = FakeClock()
+        keeping = Retention(keep_finished_count=2)
+        engine = Engine(PostgresStorage(url, "crash"), retention=keeping, clock=clock, watches=False)
+        for name in ("r1", "r2", "r3", "r4"):
+            await enqueue(engine, name)
+            await finish(engine, name)
+            clock.advance(1)
+        with connected(url) as connection:
+            with connection.transaction():
+                connection.execute("SELECT key FROM rollouts WHERE rollout_id = 'r1' FOR UPDATE")
+                while engine.look_after_attempts() == 0.0:
+                    continue
+            assert await ids(engine) == ["r1", "r3", "r4"]
+            clock.advance(1)
+            while engine.look_after_attempts() == 0.0:
+                continue
+            assert await ids(engine) == ["r3", "r4"]
+        engine.close()
 
     async def test_the_same_create_at_two_servers_makes_one_rollout(self, one: Engine, other: Engine) -> None:
         for number in range(15):

@@ -511,11 +511,14 @@ class Tx(ABC):
     def finished_rollouts(self, experiment: int, before: int, limit: int) -> list[RolloutRow]:
         """Return the rollouts of an experiment that have ended before a time, the first to end first.
 
-        Those that somebody is changing just now may be left out.
+        Those of them that somebody is changing just now may be left out; none that ended later takes their places.
         """
-        held = self._held("rollouts", skip=True)
-        where = f"rollouts.experiment = ? AND {_END} < ? ORDER BY {_END}, rollouts.key LIMIT ?{held}"
-        return self._all(ROLLOUTS, where, experiment, before, limit)
+        first = f"SELECT key FROM rollouts WHERE experiment = ? AND {_END} < ? ORDER BY {_END}, key LIMIT ?"
+        # Asked for again outside: whoever changed one since it was chosen may have taken it up again.
+        where = f"rollouts.key IN ({first}) AND {self._sorted}{_END} < ?"
+        order = f"{self._sorted}{_END}, {self._sorted}rollouts.key"
+        end = self._held("rollouts", skip=True)
+        return self._all(ROLLOUTS, f"{where} ORDER BY {order}{end}", experiment, before, limit, before)
 
     def first_end(self, experiment: int) -> int | None:
         """Return when the first of the finished rollouts of an experiment has ended."""
