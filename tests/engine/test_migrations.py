@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 from calls import claim, enqueue, get, ids, publish, refused, span_names, statistics, worker
 from postgres import bare_database, connected
 
 from agentlightning.store.engine.engine import Engine
 from agentlightning.store.errors import FailedPrecondition
+from agentlightning.store.storage import postgres_connection
 from agentlightning.store.storage.base import Storage
 from agentlightning.store.storage.postgres import PostgresStorage
 from agentlightning.store.storage.postgres_connection import open_store
@@ -74,14 +78,47 @@ async def test_a_file_of_version_1_whose_change_fails_is_left_as_it_was(quick_fo
     assert len(path.read_bytes()) == len(before)
 
 
-async def test_a_database_of_version_1_is_brought_up_to_date_with_all_that_is_in_it(url: str) -> None:
-    open_store(url)
+def make_version_1(connection: psycopg.Connection[Any]) -> None:
+    """Make a database a store of the first release."""
+    connection.execute(f"CREATE SCHEMA {SCHEMA}")
+    connection.execute("CREATE TABLE migrations (version BIGINT PRIMARY KEY, made TIMESTAMPTZ DEFAULT now())")
+    connection.execute("INSERT INTO migrations (version) VALUES (1)")
+    connection.execute(STEPS[0])
+
+
+@pytest.mark.parametrize("table", ["migrations", "rollouts"])
+def test_a_database_whose_tables_are_in_use_is_refused_and_left_as_it_was(
+    url: str, table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goes wrong when a new release waits for a backup to end, and older servers wait behind it."""
+    monkeypatch.setattr(postgres_connection, "_LONGEST_LOCK", "50ms")
     with connected(url) as connection:
-        connection.execute(f"DROP SCHEMA {SCHEMA} CASCADE")
-        connection.execute(f"CREATE SCHEMA {SCHEMA}")
-        connection.execute("CREATE TABLE migrations (version BIGINT PRIMARY KEY, made TIMESTAMPTZ DEFAULT now())")
-        connection.execute("INSERT INTO migrations (version) VALUES (1)")
-        connection.execute(STEPS[0])
+        make_version_1(connection)
+        with connection.transaction(), refused(FailedPrecondition, "DATABASE_UNAVAILABLE") as caught:
+            connection.execute(f"LOCK TABLE {table} IN ACCESS SHARE MODE")  # as pg_dump does
+            open_store(url)
+        assert "such as a backup, keeps them from being changed; start again when that has ended" in caught.value.message
+        assert connection.execute("SELECT version FROM migrations").fetchall() == [(1,)]
+    assert open_store(url)
+
+
+def test_a_connection_that_has_ended_by_itself_is_no_reason_to_refuse(url: str) -> None:
+    """Goes wrong when a server that ends in the middle of the start of a newer one keeps that from starting."""
+    open_store(url)
+    with connected(url) as connection, connection.transaction():
+        older = postgres_connection.connect(url, "none")
+        find = f"SELECT 1 FROM pg_stat_activity WHERE pid = {older.info.backend_pid}"
+        assert connection.execute(find).fetchone()
+        older.close()
+        with connected(url) as looking:
+            while looking.execute(find).fetchone():
+                time.sleep(0.005)
+        assert postgres_connection._end_serving(connection)  # noqa: SLF001  the moment cannot be met otherwise
+
+
+async def test_a_database_of_version_1_is_brought_up_to_date_with_all_that_is_in_it(url: str) -> None:
+    with connected(url) as connection:
+        make_version_1(connection)
         connection.execute("INSERT INTO experiments (name, create_time, forgotten_seq) VALUES ('default', 1, 0)")
         for name in ("a", "b", "c"):
             connection.execute(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ from agentlightning.store.engine.engine import Engine
 from agentlightning.store.engine.retention import Retention
 from agentlightning.store.errors import FailedPrecondition, Unavailable
 from agentlightning.store.opening import open_engine
-from agentlightning.store.storage import postgres
+from agentlightning.store.storage import postgres, postgres_connection
 from agentlightning.store.storage.base import Durability
 from agentlightning.store.storage.postgres import PostgresStorage
 from agentlightning.store.storage.tx import Tx
@@ -273,6 +274,15 @@ class TestGroups:
         engine.close()
 
 
+async def connection_that_waits(url: str) -> int:
+    """Return the process of a connection that waits for a lock, when there is one."""
+    with connected(url) as connection:
+        statement = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        while (found := connection.execute(statement).fetchone()) is None:
+            await asyncio.sleep(0.005)
+        return int(found[0])
+
+
 class TestAway:
     async def test_waiters_survive_a_restart_of_the_database(self, one: Engine, other: Engine) -> None:
         await enqueue(one, "r1")
@@ -288,6 +298,37 @@ class TestAway:
         await report(other, attempt, AT_SUCCEEDED)
         assert claimed_ids(await asyncio.wait_for(held, 8)) == ["r2"]
         assert (await asyncio.wait_for(waiting, 8)).finished.rollout_id == "r1"
+
+    async def test_a_server_does_not_wait_for_a_newer_release_that_changes_the_tables(
+        self, url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Goes wrong when its calls look like ones that others overtook, and it hangs when it is to end."""
+        one = open_engine(url)
+        monkeypatch.setattr(postgres, "_PATIENCE", 0.1)
+        monkeypatch.setattr(postgres_connection, "_LONGEST_CHECK", "50ms")
+        with connected(url) as connection, connection.transaction():
+            connection.execute("LOCK TABLE migrations IN ACCESS EXCLUSIVE MODE")
+            assert postgres_connection._end_serving(connection)  # noqa: SLF001
+            for call in (enqueue(one, "r1"), get(one, "r1")):
+                with refused(Unavailable, "DATABASE_UNREACHABLE") as caught:
+                    await asyncio.wait_for(call, 30)
+                assert "a newer release is changing its tables" in caught.value.message
+            await asyncio.wait_for(asyncio.to_thread(one.close), 30)
+
+    async def test_a_server_goes_on_when_the_tables_could_not_be_changed(
+        self, url: str, one: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(postgres_connection, "_LONGEST_CHECK", "50ms")
+        held = asyncio.ensure_future(dequeue(one, wait=60))
+        with connected(url) as connection, connection.transaction(force_rollback=True):
+            connection.execute("LOCK TABLE migrations IN ACCESS EXCLUSIVE MODE")
+            assert postgres_connection._end_serving(connection)  # noqa: SLF001
+            given_up = await connection_that_waits(url)
+            while await connection_that_waits(url) == given_up:
+                await asyncio.sleep(0.005)
+        with closing(open_engine(url)) as other:
+            await enqueue(other, "r1")
+            assert claimed_ids(await asyncio.wait_for(held, 30)) == ["r1"]
 
     async def test_a_connection_that_was_lost_is_made_again_unseen(self, url: str, one: Engine) -> None:
         for number in range(3):

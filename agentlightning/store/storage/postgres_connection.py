@@ -27,9 +27,10 @@ _PREPARE_AFTER = 2
 _MOST_PREPARED = 500
 _RETRY_AFTER = 1.0
 _SELECT_VERSION = "SELECT COALESCE(MAX(version), 0) FROM migrations"
-_END_OLDER = f"""
-  SELECT COALESCE(bool_and(pg_terminate_backend(pid, 5000)), true) FROM pg_stat_activity
-  WHERE datname = current_database() AND application_name = '{_NAME}'"""
+_LONGEST_LOCK = "5s"
+_LONGEST_CHECK = "1s"
+_SERVING = f"FROM pg_stat_activity WHERE datname = current_database() AND application_name = '{_NAME}'"
+_END_SERVING = f"SELECT pid, pg_terminate_backend(pid, 5000) {_SERVING}"
 
 _OVERTAKEN = (
     errors.LockNotAvailable,
@@ -57,19 +58,24 @@ def connect(url: str, durability: Durability, **settings: str) -> psycopg.Connec
 
     Raises:
         psycopg.Error: The database cannot be reached.
+        psycopg.OperationalError: So does a newer release, which is changing the tables just now.
         Unavailable: A newer release has changed the tables since the store was opened.
     """
     connection = _connect(url, _NAME, durability, **settings)
     try:
-        (version,) = connection.execute(_SELECT_VERSION).fetchone()  # type: ignore[misc]
+        with connection.transaction():
+            connection.execute(f"SET LOCAL lock_timeout = '{_LONGEST_CHECK}'")
+            (version,) = connection.execute(_SELECT_VERSION).fetchone()  # type: ignore[misc]
         if version != VERSION:
             raise Unavailable(
                 f"The database has gone over to a newer release: {_other_tables(version)}. Work with a server of that.",
                 reason="DATABASE_UNREACHABLE",
                 retry_after=_RETRY_AFTER,
             )
-    except BaseException:
+    except BaseException as error:
         connection.close()
+        if isinstance(error, errors.LockNotAvailable):  # no other work has it, so that trying again at once is no help
+            raise psycopg.OperationalError("a newer release is changing its tables") from error
         raise
     return connection
 
@@ -129,6 +135,9 @@ def open_store(url: str) -> str:
                 connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('agentlightning migrations', 0))")
                 _bring_up_to_date(connection, url)
             (store_id,) = connection.execute("SELECT store_id FROM store").fetchone()  # type: ignore[misc]
+    except errors.LockNotAvailable as error:
+        fault = "its tables are of an older release, and something else, such as a backup, keeps them from being changed"
+        raise _refusal(url, f"{fault}; start again when that has ended") from error
     except psycopg.Error as error:
         raise _refusal(url, str(error).strip()) from error
     return str(store_id)
@@ -143,14 +152,24 @@ def _bring_up_to_date(connection: psycopg.Connection[Any], url: str) -> None:
     if version > VERSION:
         raise _refusal(url, _other_tables(version), reason="SCHEMA_VERSION")
     if 0 < version < VERSION:
-        # Whoever connects from here on waits for the new version, and whoever did before is ended.
+        # Whoever connects from here on waits for the new version, and whoever did before is ended. Older servers that
+        # connect wait as long as this does, so this does not wait for long.
+        connection.execute(f"SET LOCAL lock_timeout = '{_LONGEST_LOCK}'")
         connection.execute("LOCK TABLE migrations IN ACCESS EXCLUSIVE MODE")
-        (are_ended,) = connection.execute(_END_OLDER).fetchone()  # type: ignore[misc]
-        if not are_ended:
+        if not _end_serving(connection):
             raise _refusal(url, "servers of an older release work on it, and their connections do not end")
     for number in range(version, VERSION):
         connection.execute(STEPS[number])
         connection.execute("INSERT INTO migrations (version) VALUES (%s)", (number + 1,))
+
+
+def _end_serving(connection: psycopg.Connection[Any]) -> bool:
+    """End the connections of serving stores; tell whether none of them is left."""
+    left = [pid for pid, is_ended in connection.execute(_END_SERVING).fetchall() if not is_ended]
+    if left:  # or they had ended before, since a transaction sees who is connected as it was when it first looked
+        connection.execute("SELECT pg_stat_clear_snapshot()")
+        left = connection.execute(f"SELECT pid {_SERVING} AND pid = ANY(%s)", (left,)).fetchall()
+    return not left
 
 
 def _other_tables(version: int) -> str:
