@@ -119,7 +119,13 @@ def parse(
         if name.startswith(_REMOVED_PREFIX):
             option = name.removeprefix(_REMOVED_PREFIX)
             parser.add_argument(option, action=_Removed, nargs="*", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.max_pending_bytes < options.max_message_bytes:
+        parser.error(
+            f"--max-pending-bytes: {options.max_pending_bytes} is less than the {options.max_message_bytes} of "
+            "--max-message-bytes, so that the largest messages would always be too much; raise it, or lower the other"
+        )
+    return options
 
 
 def _add(parser: argparse.ArgumentParser, option: str, *, default: str, **settings: object) -> None:

@@ -17,6 +17,9 @@ import pytest_asyncio
 from calls import (
     AT_SUCCEEDED,
     add_spans,
+    claim,
+    claimed_ids,
+    dequeue,
     enqueue,
     ids,
     payload,
@@ -29,6 +32,7 @@ from calls import (
     statistics,
 )
 from store_process import Connect, StartServer
+from stores import OpenStore
 
 from agentlightning.store.engine.engine import Engine
 from agentlightning.store.errors import ResourceExhausted
@@ -115,6 +119,18 @@ async def test_a_request_that_is_larger_than_all_may_be_together_is_taken_alone(
     api = connect_to(durable.address, retries=IMPATIENT)
     await enqueue(api, "large", input=payload("x" * 200_000))
     assert await ids(api) == ["large"]
+
+
+async def test_runners_that_wait_for_work_keep_no_large_request_out(durable: StoreServer, connect_to: Connect) -> None:
+    """Goes wrong when a claim, which may be held for minutes, counts all the while."""
+    engine = durable._engine  # noqa: SLF001
+    api = connect_to(durable.address, retries=IMPATIENT)
+    await enqueue(api, "first")
+    await claim(api)
+    held = asyncio.ensure_future(dequeue(api, wait=60))
+    await OpenStore(api, engine, None).until_waiting(1)
+    await enqueue(api, "large", input=payload("x" * 200_000))
+    assert claimed_ids(await held) == ["large"]
 
 
 async def test_otlp_exports_count_too(durable: StoreServer) -> None:

@@ -115,6 +115,10 @@ def test_wrong_options_end_the_command_at_once() -> None:
         (["--port", "-1"], "--port"),
         (["--max-message-bytes", "0"], "--max-message-bytes: 0"),
         (["--max-message-bytes", "9999999999"], "--max-message-bytes: 9999999999"),
+        (
+            ["--max-message-bytes", "2000", "--max-pending-bytes", "1999"],
+            "--max-pending-bytes: 1999 is less than the 2000",
+        ),
         (["--grace", "nan"], "--grace: nan"),
         (["--grace", "-1"], "--grace"),
         (["--log-level", "loud"], "--log-level: 'loud'"),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import secrets
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
 import grpc
 import pytest
-from calls import flat
+from calls import HERE, flat
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
@@ -24,6 +27,8 @@ from opentelemetry.trace import StatusCode
 from otlp_messages import ATTEMPT, ROLLOUT, SEQUENCE, attributes, group, span
 from store_process import StoreProcess
 
+from agentlightning.store.engine.engine import Engine
+from agentlightning.store.server.otlp import ingest
 from lightning_store import v1
 from lightning_store.v1 import rollout_service_pb2_grpc, span_service_pb2_grpc
 
@@ -275,3 +280,21 @@ def test_spans_of_many_unknown_rollouts_do_not_hold_the_server_up(target: Target
     response = target.export(group(lost), group([span("good")], target.place))
     assert response.partial_success.rejected_spans == 3000
     assert target.names() == ["good"]
+
+
+async def test_nothing_is_kept_of_an_export_that_is_refused(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    """Goes wrong when what exporters made up piles up in the server."""
+    caplog.set_level(logging.ERROR)  # pytest keeps what is logged
+    tracemalloc.start()
+    try:
+        for number in range(20):
+            place = attributes(**{ROLLOUT: f"{number}{'x' * 200_000}", ATTEMPT: "at-1"})
+            request = ExportTraceServiceRequest(resource_spans=[group([span("lost")], place)])
+            answer = await ingest(engine, HERE, request.SerializeToString(), {})
+            assert answer.partial_success.rejected_spans == 1
+        del request, answer
+        gc.collect()
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 1_000_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import cache
 from typing import Any, Literal
 
 import grpc
@@ -115,6 +115,7 @@ def _assign_all(request: v1.AddSpansRequest, data: bytes, metadata: dict[str, An
     faults: list[str] = []
     bodies: list[bytes] = []
     encoded = encoded_spans(data)
+    placed = cache(_place)  # for this export alone: what an exporter says may be long, and is not checked yet
     for resource in request.resource_spans:
         defaults = {
             ROLLOUT_ATTRIBUTE: _text(metadata.get(ROLLOUT_KEY)),
@@ -127,7 +128,7 @@ def _assign_all(request: v1.AddSpansRequest, data: bytes, metadata: dict[str, An
                 body = _clean(span, next(encoded))
                 fault = _assign(span, {**defaults, **_named(span.attributes)} if _PLACE in body else defaults)
                 if fault is None:
-                    bodies.append(body + _place(span.rollout_id, span.attempt_id))
+                    bodies.append(body + placed(span.rollout_id, span.attempt_id))
                 else:
                     faults.append(fault)
                     refused.append(position)
@@ -185,7 +186,6 @@ def _clean(span: v1.Span, encoded: bytes) -> bytes:
     return encoded
 
 
-@lru_cache(maxsize=256)
 def _place(rollout_id: str, attempt_id: str) -> bytes:
     """Return the fields that say where a span belongs, to be put behind the others of its encoding."""
     return v1.Span(rollout_id=rollout_id, attempt_id=attempt_id).SerializeToString()

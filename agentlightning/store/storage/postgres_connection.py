@@ -74,7 +74,7 @@ def connect(url: str, durability: Durability, **settings: str) -> psycopg.Connec
             )
     except BaseException as error:
         connection.close()
-        if isinstance(error, errors.LockNotAvailable):  # no other work has it, so that trying again at once is no help
+        if isinstance(error, errors.LockNotAvailable):  # told apart from a row that another work has
             raise psycopg.OperationalError("a newer release is changing its tables") from error
         raise
     return connection
@@ -136,7 +136,7 @@ def open_store(url: str) -> str:
                 _bring_up_to_date(connection, url)
             (store_id,) = connection.execute("SELECT store_id FROM store").fetchone()  # type: ignore[misc]
     except errors.LockNotAvailable as error:
-        fault = "its tables are of an older release, and something else, such as a backup, keeps them from being changed"
+        fault = "something else, such as a backup, keeps its tables, which are of an older release, from being changed"
         raise _refusal(url, f"{fault}; start again when that has ended") from error
     except psycopg.Error as error:
         raise _refusal(url, str(error).strip()) from error
