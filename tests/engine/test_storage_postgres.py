@@ -7,7 +7,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 from calls import (
     AT_SUCCEEDED,
@@ -240,6 +242,27 @@ def _key(tx: Tx) -> int:
     row = tx.experiment("default")
     assert row is not None
     return row.key
+
+
+async def test_a_list_of_many_states_is_whole_and_does_not_fetch_a_page_of_each(
+    one: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goes wrong when a server holds thousands of rollouts, each as large as a message may be, to list a hundred."""
+    names = [f"r{number}" for number in range(60)]
+    await enqueue(one, *names)
+    await asyncio.gather(*[update(one, name, status=v1.ROLLOUT_STATUS_CANCELLED) for name in names[::2]])
+    asked_for: list[int] = []
+    execute = psycopg.Cursor.execute
+
+    def note(cursor: Any, query: Any, values: Any = None, **options: Any) -> Any:
+        if "LIMIT %s OFFSET %s" in query:
+            asked_for.append(values[-2])
+        return execute(cursor, query, values, **options)
+
+    monkeypatch.setattr(psycopg.Cursor, "execute", note)
+    statuses = v1.RolloutStatusSet(values=v1.RolloutStatus.values()[1:])
+    assert await ids(one, v1.Page(page_size=50), status_in=statuses) == names[:50]
+    assert sum(asked_for) < 300
 
 
 class TestGroups:

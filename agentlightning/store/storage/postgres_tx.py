@@ -28,6 +28,7 @@ _UNNUMBERED = 1 << 62
 """Added to numbers of changes until the transaction ends, when the true ones are known."""
 
 _FETCHED_AT_ONCE = 128
+_FETCHED_AT_LEAST = 8
 _DROP_SOURCES = (
     "DELETE FROM sources WHERE key = ANY(%s) AND NOT EXISTS (SELECT 1 FROM spans WHERE spans.source = sources.key)"
 )
@@ -382,21 +383,22 @@ class PostgresTx(Tx):
 
     def _found(self, table: Table[Any], query: Query, source: str) -> Iterator[tuple[Sequence[Any], int]]:
         """Fetch rows as they are asked for: a client of PostgreSQL holds all that a statement finds in memory."""
-        page = replace(query, limit=min(query.limit, _FETCHED_AT_ONCE))
-        return self._pages(table, query, source, super()._found(table, page, source))
+        size = max(_FETCHED_AT_ONCE // query.merged, _FETCHED_AT_LEAST)
+        page = replace(query, limit=min(query.limit, size))
+        return self._pages(table, query, source, size, super()._found(table, page, source))
 
     def _pages(
-        self, table: Table[Any], query: Query, source: str, page: Iterator[tuple[Sequence[Any], int]]
+        self, table: Table[Any], query: Query, source: str, size: int, page: Iterator[tuple[Sequence[Any], int]]
     ) -> Iterator[tuple[Sequence[Any], int]]:
         left = query.limit
         while found := list(page):
             yield from found
             left -= len(found)
-            if left <= 0 or len(found) < _FETCHED_AT_ONCE:
+            if left <= 0 or len(found) < size:
                 return
             values, width = found[-1]
             after: Position = list(values[:width])
-            page = super()._found(table, replace(query, after=after, skip=0, limit=min(left, _FETCHED_AT_ONCE)), source)
+            page = super()._found(table, replace(query, after=after, skip=0, limit=min(left, size)), source)
 
     def commit(self, notice: str) -> None:
         """End the transaction: give rows their numbers, tell other servers, commit.

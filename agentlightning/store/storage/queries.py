@@ -39,6 +39,8 @@ class Query:
     limit: int = 1
     of_state: bool = False
     """True when `must` has one value for each state of the table, and the order is that of creation."""
+    merged: int = 1
+    """Of how many queries the list is merged; what is read ahead of each is for all to share."""
 
     @property
     def names_rows(self) -> bool:

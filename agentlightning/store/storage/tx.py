@@ -561,9 +561,8 @@ class Tx(ABC):
         return islice(rows, query.skip, query.skip + query.limit)
 
     def _merged(self, table: Table[Any], part: Part, whole: Query, source: str) -> Iterator[tuple[Sequence[Any], int]]:
-        found = [
-            self._found(table, replace(query, skip=whole.skip, limit=whole.limit), source) for query in part.queries
-        ]
+        queries = [replace(query, skip=0, limit=whole.limit, merged=len(part.queries)) for query in part.queries]
+        found = [self._found(table, query, source) for query in queries]
         for row, width in merge(*found, key=lambda one: one[0][0], reverse=whole.descending):
             yield (*part.lead, *row), len(part.lead) + width
 
