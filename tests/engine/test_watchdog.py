@@ -8,10 +8,14 @@ import weakref
 from collections.abc import Callable
 
 import pytest
-from calls import config, enqueue, start, status_of
+from calls import config, enqueue, start, statistics, status_of
+from stores import FakeClock
 
+from agentlightning.store.api import CallContext
 from agentlightning.store.engine.engine import Engine
+from agentlightning.store.engine.retention import Retention
 from agentlightning.store.engine.watchdog import Watchdog
+from agentlightning.store.storage.base import T, Work
 from agentlightning.store.storage.memory import MemoryStorage
 from lightning_store import v1
 
@@ -129,3 +133,65 @@ async def test_many_limits_end_at_once_by_themselves() -> None:
         assert await status_of(engine, "unlimited") == v1.ROLLOUT_STATUS_QUEUING
     finally:
         engine.close()
+
+
+class CountingStorage(MemoryStorage):
+    """Counts the works that the engine does by itself."""
+
+    works = 0
+
+    def run_blocking(self, work: Work[T]) -> T:
+        self.works += 1
+        return super().run_blocking(work)
+
+
+async def cancelled(engine: Engine, *rollout_ids: str, experiment: str) -> None:
+    await enqueue(engine, *rollout_ids, experiment=experiment)
+    for rollout_id in rollout_ids:
+        request = v1.UpdateRolloutRequest(rollout_id=rollout_id, status=v1.ROLLOUT_STATUS_CANCELLED)
+        await engine.update_rollout(CallContext(experiment=experiment), request)
+
+
+async def left(engine: Engine, experiment: str) -> int:
+    return (await statistics(engine, experiment)).total_rollouts
+
+
+async def test_only_experiments_that_may_have_something_to_delete_are_looked_at() -> None:
+    """Goes wrong when each look costs a transaction for each experiment, though nothing has ended since."""
+    storage, clock = CountingStorage(), FakeClock()
+    engine = Engine(storage, retention=Retention(keep_finished_count=1), clock=clock, watches=False)
+    for number in range(20):
+        await cancelled(engine, "a", experiment=f"e{number}")
+    clock.advance(1)
+    engine.look_after_attempts()
+    for ended, most in ((0, 1), (1, 3), (3, 5)):
+        for number in range(ended):
+            await cancelled(engine, f"b{ended}", experiment=f"e{number}")
+        clock.advance(1)
+        storage.works = 0
+        engine.look_after_attempts()
+        assert storage.works == most, "the attempts, the names, and an experiment each"
+        clock.advance(1)
+        engine.look_after_attempts()
+    assert [await left(engine, f"e{number}") for number in range(20)] == [1] * 20
+    engine.close()
+
+
+async def test_an_experiment_whose_rollouts_cannot_be_deleted_keeps_no_other_from_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    storage, clock = MemoryStorage(), FakeClock()
+    engine = Engine(storage, retention=Retention(keep_finished_count=1), clock=clock, watches=False)
+    for name in ("e1", "e2", "e3"):
+        await cancelled(engine, "a", "b", experiment=name)
+    (key,) = storage._connection.execute("SELECT key FROM experiments WHERE name = 'e1'").fetchone()  # noqa: SLF001
+    condition = f"WHEN old.experiment = {key} BEGIN SELECT RAISE(ABORT, 'no'); END"
+    storage._connection.execute(f"CREATE TRIGGER refusal BEFORE DELETE ON rollouts {condition}")  # noqa: SLF001
+    engine.look_after_attempts()
+    assert [await left(engine, name) for name in ("e1", "e2", "e3")] == [2, 1, 1]
+    assert "Experiment e1 keeps rollouts that are to be deleted" in caplog.text
+    storage._connection.execute("DROP TRIGGER refusal")  # noqa: SLF001
+    clock.advance(10)
+    engine.look_after_attempts()
+    assert await left(engine, "e1") == 1
+    engine.close()

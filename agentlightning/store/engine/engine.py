@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
@@ -14,7 +15,7 @@ from google.protobuf.message import Message
 
 from agentlightning.store.api import DEFAULT_EXPERIMENT, LONGEST_POLL, MAX_MESSAGE_BYTES, CallContext
 from agentlightning.store.engine import attempts, experiments, messages, resources, rollouts, spans, streams, workers
-from agentlightning.store.engine.retention import Retention, prune
+from agentlightning.store.engine.retention import EVERY_EXPERIMENT, Due, Retention, prune
 from agentlightning.store.engine.scope import Scope, SpanBound
 from agentlightning.store.engine.transitions import restart_watch, watch
 from agentlightning.store.engine.waiting import Waiters
@@ -26,11 +27,14 @@ from agentlightning.store.storage.signals import Signal
 from agentlightning.store.storage.tx import Tx
 from lightning_store import v1
 
+logger = logging.getLogger(__name__)
+
 Q = TypeVar("Q", bound=Message)
 A = TypeVar("A")
 
 _WATCHED_AT_ONCE = 200
 _PAUSE_FOR_OTHERS = messages.SECOND // 10
+_PAUSE_AFTER_FAILURE = 10 * messages.SECOND
 
 
 def _first(moments: Iterable[int | None]) -> int | None:
@@ -73,6 +77,7 @@ class Engine:
         self._start_time = self._clock.now()
         self._instance_id = uuid.uuid4().hex
         self._waiters = Waiters()
+        self._due = Due()
         self._watch_term: int | None = None
         self._watchdog = Watchdog(self.look_after_attempts) if watches else None
         try:
@@ -142,25 +147,40 @@ class Engine:
         return _first([expiry, None if oldest is None else oldest + rollouts.TOMBSTONE_LIFE + 1])
 
     def _prune(self) -> int | None:
-        """Delete rollouts that are kept no longer, some of each experiment in a transaction of its own."""
-        retention = self._retention
-        if retention is None:
+        """Delete rollouts that are kept no longer, some of each experiment that is due in a transaction of its own."""
+        if self._retention is None:
             return None
+        now = self._clock.now()
+        due = self._due.take(now)
+        try:
+            names = self.storage.run_blocking(experiments.names) if due else {}
+        except BaseException:
+            self._due.expect(EVERY_EXPERIMENT, now)
+            raise
+        for key, name in names.items():
+            if not due.isdisjoint((EVERY_EXPERIMENT, key)):
+                try:
+                    moment = self.storage.run_blocking(partial(self._prune_one, name=name, retention=self._retention))
+                except Exception:
+                    logger.exception("Experiment %s keeps rollouts that are to be deleted; it is tried again.", name)
+                    moment = now + _PAUSE_AFTER_FAILURE
+                if moment is not None:
+                    self._due.expect(key, moment)
+        return self._due.first()
 
-        def work(tx: Tx, name: str) -> int | None:
-            row = tx.experiment(name)
-            return None if row is None else prune(Scope(tx, row, self._clock.now()), retention)
-
-        names = self.storage.run_blocking(experiments.names)
-        return _first(self.storage.run_blocking(partial(work, name=name)) for name in names)
+    def _prune_one(self, tx: Tx, name: str, retention: Retention) -> int | None:
+        row = tx.experiment(name)
+        return None if row is None else prune(Scope(tx, row, self._clock.now()), retention)
 
     def _tell(self, signals: list[Signal]) -> None:
-        if self._watchdog is not None:
-            deadlines = [signal.value for signal in signals if signal.topic == "deadline"]
-            if self._retention is not None and any(signal.topic in ("rollout", "everything") for signal in signals):
-                deadlines.append(self._clock.now() + self._retention.pause)
-            if deadlines:
-                self._watchdog.expect(max(0.0, (min(deadlines) - self._clock.now()) / messages.SECOND))
+        deadlines = [signal.value for signal in signals if signal.topic == "deadline"]
+        ended_in = {signal.experiment for signal in signals if signal.topic in ("rollout", "everything")}
+        if self._retention is not None and ended_in:
+            deadlines.append(self._clock.now() + self._retention.pause)
+            for experiment in ended_in:
+                self._due.expect(experiment, deadlines[-1])
+        if self._watchdog is not None and deadlines:
+            self._watchdog.expect(max(0.0, (min(deadlines) - self._clock.now()) / messages.SECOND))
         self._waiters.tell(signals)
 
     def _scope(self, tx: Tx, name: str, *, creates: bool) -> Scope:

@@ -53,9 +53,9 @@ def ensure(tx: Tx, name: str, now: int) -> ExperimentRow:
     return row
 
 
-def names(tx: Tx) -> list[str]:
-    """Return the names of all experiments."""
-    return [row.name for row, _ in tx.experiments(Query(limit=END_OF_TIME))]
+def names(tx: Tx) -> dict[int, str]:
+    """Return the names of all experiments by their keys."""
+    return {row.key: row.name for row, _ in tx.experiments(Query(limit=END_OF_TIME))}
 
 
 def statistics(scope: Scope, request: v1.GetStatisticsRequest) -> v1.GetStatisticsResponse:

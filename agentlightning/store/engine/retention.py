@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 
 from agentlightning.store.engine.messages import SECOND
@@ -29,6 +30,36 @@ class Retention:
         """Nanoseconds from the end of a rollout until one must be looked for, long enough for many to share a look."""
         age = self.keep_finished
         return _PAUSE if age is None or self.keep_finished_count is not None else max(age, _PAUSE)
+
+
+EVERY_EXPERIMENT = 0
+"""Stands for the keys of all experiments, as in signals."""
+
+
+class Due:
+    """When each experiment must be pruned next; for any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._moments = {EVERY_EXPERIMENT: 0}
+
+    def expect(self, experiment: int, moment: int) -> None:
+        """Have an experiment pruned at a moment, or before."""
+        with self._lock:
+            self._moments[experiment] = min(moment, self._moments.get(experiment, moment))
+
+    def take(self, now: int) -> set[int]:
+        """Return those whose moment has come, and forget it."""
+        with self._lock:
+            due = {experiment for experiment, moment in self._moments.items() if moment <= now}
+            for experiment in due:
+                del self._moments[experiment]
+            return due
+
+    def first(self) -> int | None:
+        """Return the first moment that is to come."""
+        with self._lock:
+            return min(self._moments.values(), default=None)
 
 
 def prune(scope: Scope, retention: Retention) -> int | None:
