@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from agentlightning.store.api import LATEST, MOST_SPANS
@@ -89,7 +89,7 @@ class _Arrival(NamedTuple):
     """What to store."""
 
 
-def add(scope: Scope, request: v1.AddSpansRequest, bodies: Iterable[bytes] | None = None) -> v1.AddSpansResponse:
+def add(scope: Scope, request: v1.AddSpansRequest, bodies: Sequence[bytes] | None = None) -> v1.AddSpansResponse:
     """Store spans, all or none.
 
     Args:

@@ -906,7 +906,8 @@ func (x *Generation) GetModelVersion() string {
 
 // A span: one timed piece of work of an attempt. A superset of OTLP: fields 1 to 16 are those of
 // `opentelemetry.proto.trace.v1.Span` under the same numbers, so that spans of any OpenTelemetry exporter are stored
-// and returned as they came; over OTLP, fields that this contract does not know are dropped. Fields 17 to 99 stay free for OTLP; the store's own begin at 100.
+// and returned as they came; over OTLP, fields of the span itself that this contract does not know are dropped. Fields 17
+// to 99 stay free for OTLP; the store's own begin at 100.
 type Span struct {
 	state         protoimpl.MessageState
 	sizeCache     protoimpl.SizeCache
@@ -949,8 +950,8 @@ type Span struct {
 	RolloutId string `protobuf:"bytes,100,opt,name=rollout_id,json=rolloutId,proto3" json:"rollout_id,omitempty"`
 	// The attempt that it belongs to. Required in AddSpans; over OTLP the server sets it.
 	AttemptId string `protobuf:"bytes,101,opt,name=attempt_id,json=attemptId,proto3" json:"attempt_id,omitempty"`
-	// Place of the span in its rollout, at most 2^62. 0 asks the server for the next number; a number that a client gives is kept, and
-	// may equal another's. Spans are listed by (sequence_id, start time, arrival).
+	// Place of the span in its rollout, at most 2^62. 0 asks the server for the next number; a number that a client gives
+	// is kept, and may equal another's. Spans are listed by (sequence_id, start time, arrival).
 	SequenceId int64 `protobuf:"varint,102,opt,name=sequence_id,json=sequenceId,proto3" json:"sequence_id,omitempty"`
 	// The model call that the span records, if it is one.
 	Generation *Generation `protobuf:"bytes,103,opt,name=generation,proto3" json:"generation,omitempty"`

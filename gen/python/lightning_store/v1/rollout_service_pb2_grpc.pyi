@@ -34,7 +34,8 @@ class RolloutServiceStub:
       `TOO_MANY_IDS` (a list is too long), `INVALID_PAGE`, `PAGE_TOKEN_INVALID`, `PAGE_TOKEN_MISMATCH`, `UNKNOWN_ORDER`,
       `MALFORMED_REQUEST`. UNIMPLEMENTED: `UNKNOWN_METHOD`. UNAVAILABLE: `SHUTTING_DOWN`, `STORE_CLOSED`,
       `DATABASE_UNREACHABLE`, `CONTENTION` (too many wrote to the same rows at once).
-      RESOURCE_EXHAUSTED: `STORAGE_FULL`, `OVERLOADED` (too many calls wait, or requests of too many bytes). INTERNAL: `STORAGE_FAILED`, `INTERNAL`; the server's log says more.
+      RESOURCE_EXHAUSTED: `STORAGE_FULL`, `OVERLOADED` (too many calls wait, or requests of too many bytes). INTERNAL:
+      `STORAGE_FAILED`, `INTERNAL`; the server's log says more.
     - A write whose answer was lost may be sent again as it was where the store can tell: creates by the id that the client
       chose, claims by their `claim_id`, spans by their identity. The same id with another body is ALREADY_EXISTS. Reports
       (UpdateAttempt by attempt id, UpdateWorker), ReleaseAttempts, deletions by id and ReserveSpanSequenceIds do no harm
@@ -151,7 +152,8 @@ class RolloutServiceAsyncStub:
       `TOO_MANY_IDS` (a list is too long), `INVALID_PAGE`, `PAGE_TOKEN_INVALID`, `PAGE_TOKEN_MISMATCH`, `UNKNOWN_ORDER`,
       `MALFORMED_REQUEST`. UNIMPLEMENTED: `UNKNOWN_METHOD`. UNAVAILABLE: `SHUTTING_DOWN`, `STORE_CLOSED`,
       `DATABASE_UNREACHABLE`, `CONTENTION` (too many wrote to the same rows at once).
-      RESOURCE_EXHAUSTED: `STORAGE_FULL`, `OVERLOADED` (too many calls wait, or requests of too many bytes). INTERNAL: `STORAGE_FAILED`, `INTERNAL`; the server's log says more.
+      RESOURCE_EXHAUSTED: `STORAGE_FULL`, `OVERLOADED` (too many calls wait, or requests of too many bytes). INTERNAL:
+      `STORAGE_FAILED`, `INTERNAL`; the server's log says more.
     - A write whose answer was lost may be sent again as it was where the store can tell: creates by the id that the client
       chose, claims by their `claim_id`, spans by their identity. The same id with another body is ALREADY_EXISTS. Reports
       (UpdateAttempt by attempt id, UpdateWorker), ReleaseAttempts, deletions by id and ReserveSpanSequenceIds do no harm
@@ -267,7 +269,8 @@ class RolloutServiceServicer(metaclass=abc.ABCMeta):
       `TOO_MANY_IDS` (a list is too long), `INVALID_PAGE`, `PAGE_TOKEN_INVALID`, `PAGE_TOKEN_MISMATCH`, `UNKNOWN_ORDER`,
       `MALFORMED_REQUEST`. UNIMPLEMENTED: `UNKNOWN_METHOD`. UNAVAILABLE: `SHUTTING_DOWN`, `STORE_CLOSED`,
       `DATABASE_UNREACHABLE`, `CONTENTION` (too many wrote to the same rows at once).
-      RESOURCE_EXHAUSTED: `STORAGE_FULL`, `OVERLOADED` (too many calls wait, or requests of too many bytes). INTERNAL: `STORAGE_FAILED`, `INTERNAL`; the server's log says more.
+      RESOURCE_EXHAUSTED: `STORAGE_FULL`, `OVERLOADED` (too many calls wait, or requests of too many bytes). INTERNAL:
+      `STORAGE_FAILED`, `INTERNAL`; the server's log says more.
     - A write whose answer was lost may be sent again as it was where the store can tell: creates by the id that the client
       chose, claims by their `claim_id`, spans by their identity. The same id with another body is ALREADY_EXISTS. Reports
       (UpdateAttempt by attempt id, UpdateWorker), ReleaseAttempts, deletions by id and ReserveSpanSequenceIds do no harm

@@ -391,7 +391,8 @@ global___Generation = Generation
 class Span(google.protobuf.message.Message):
     """A span: one timed piece of work of an attempt. A superset of OTLP: fields 1 to 16 are those of
     `opentelemetry.proto.trace.v1.Span` under the same numbers, so that spans of any OpenTelemetry exporter are stored
-    and returned as they came; over OTLP, fields that this contract does not know are dropped. Fields 17 to 99 stay free for OTLP; the store's own begin at 100.
+    and returned as they came; over OTLP, fields of the span itself that this contract does not know are dropped. Fields 17
+    to 99 stay free for OTLP; the store's own begin at 100.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -448,8 +449,8 @@ class Span(google.protobuf.message.Message):
     attempt_id: builtins.str
     """The attempt that it belongs to. Required in AddSpans; over OTLP the server sets it."""
     sequence_id: builtins.int
-    """Place of the span in its rollout, at most 2^62. 0 asks the server for the next number; a number that a client gives is kept, and
-    may equal another's. Spans are listed by (sequence_id, start time, arrival).
+    """Place of the span in its rollout, at most 2^62. 0 asks the server for the next number; a number that a client gives
+    is kept, and may equal another's. Spans are listed by (sequence_id, start time, arrival).
     """
     @property
     def attributes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___KeyValue]:

@@ -411,7 +411,8 @@ export const GenerationSchema: GenMessage<Generation> = /*@__PURE__*/
 /**
  * A span: one timed piece of work of an attempt. A superset of OTLP: fields 1 to 16 are those of
  * `opentelemetry.proto.trace.v1.Span` under the same numbers, so that spans of any OpenTelemetry exporter are stored
- * and returned as they came; over OTLP, fields that this contract does not know are dropped. Fields 17 to 99 stay free for OTLP; the store's own begin at 100.
+ * and returned as they came; over OTLP, fields of the span itself that this contract does not know are dropped. Fields 17
+ * to 99 stay free for OTLP; the store's own begin at 100.
  *
  * @generated from message lightning_store.v1.Span
  */
@@ -544,8 +545,8 @@ export type Span = Message<"lightning_store.v1.Span"> & {
   attemptId: string;
 
   /**
-   * Place of the span in its rollout, at most 2^62. 0 asks the server for the next number; a number that a client gives is kept, and
-   * may equal another's. Spans are listed by (sequence_id, start time, arrival).
+   * Place of the span in its rollout, at most 2^62. 0 asks the server for the next number; a number that a client gives
+   * is kept, and may equal another's. Spans are listed by (sequence_id, start time, arrival).
    *
    * @generated from field: int64 sequence_id = 102;
    */
