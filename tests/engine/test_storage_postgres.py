@@ -33,15 +33,14 @@ from calls import (
     waiting_for,
 )
 from postgres import SERVER, connected
-from stores import FakeClock
 
 from agentlightning.store.engine.engine import Engine
-from agentlightning.store.engine.retention import Retention
 from agentlightning.store.errors import FailedPrecondition, Unavailable
 from agentlightning.store.opening import open_engine
 from agentlightning.store.storage import postgres, postgres_connection
 from agentlightning.store.storage.base import Durability
 from agentlightning.store.storage.postgres import PostgresStorage
+from agentlightning.store.storage.rows import END_OF_TIME
 from agentlightning.store.storage.tx import Tx
 from agentlightning.store.storage.urls import without_password
 from lightning_store import v1
@@ -151,27 +150,18 @@ class TestBesideOthers:
         assert claimed_ids(await dequeue(other)) == ["r1"]
         await holding
 
-    async def test_a_rollout_that_is_kept_does_not_go_in_place_of_one_that_somebody_has_to_himself(
-        self, url: str
+    async def test_a_rollout_that_is_to_be_kept_is_not_deleted_in_place_of_one_that_is_locked(
+        self, url: str, one: Engine
     ) -> None:
-        clock = FakeClock()
-        keeping = Retention(keep_finished_count=2)
-        engine = Engine(PostgresStorage(url, "crash"), retention=keeping, clock=clock, watches=False)
-        for name in ("r1", "r2", "r3", "r4"):
-            await enqueue(engine, name)
-            await finish(engine, name)
-            clock.advance(1)
-        with connected(url) as connection:
-            with connection.transaction():
-                connection.execute("SELECT key FROM rollouts WHERE rollout_id = 'r1' FOR UPDATE")
-                while engine.look_after_attempts() == 0.0:
-                    continue
-            assert await ids(engine) == ["r1", "r3", "r4"]
-            clock.advance(1)
-            while engine.look_after_attempts() == 0.0:
-                continue
-            assert await ids(engine) == ["r3", "r4"]
-        engine.close()
+        def first_two(tx: Tx) -> list[str]:
+            return [row.rollout_id for row in tx.finished_rollouts(_key(tx), END_OF_TIME, 2)]
+
+        await enqueue(one, "r1", "r2", "r3")
+        await finish(one, "r1", "r2", "r3")
+        with connected(url) as connection, connection.transaction():
+            connection.execute("SELECT key FROM rollouts WHERE rollout_id = 'r1' FOR UPDATE")
+            assert await one.storage.run(first_two) == ["r2"]
+        assert await one.storage.run(first_two) == ["r1", "r2"]
 
     async def test_the_same_create_at_two_servers_makes_one_rollout(self, one: Engine, other: Engine) -> None:
         for number in range(15):
