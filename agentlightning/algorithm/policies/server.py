@@ -117,8 +117,7 @@ class PolicyServer:
             # The head of a stream says, too, which weights answer.
             while not (
                 hang_up.done()
-                or (streamed and generations[0].has_begun)
-                or all(generation.is_over for generation in generations)
+                or (generations[0].has_begun if streamed else all(generation.is_over for generation in generations))
             ):
                 await news.wait()
                 news.clear()
