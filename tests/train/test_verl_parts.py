@@ -170,7 +170,13 @@ async def test_answers_whole_and_streamed_say_which_weights_made_them(streamed: 
         sampler.conversation("ro", {}),
     ):
         for engine.step in (8, 9):
-            answer = await client.post(f"{server.url}/chat/completions", json=request)
+            engine.begun, engine.hold = asyncio.Event(), asyncio.Event()
+            asking = asyncio.create_task(client.post(f"{server.url}/chat/completions", json=request))
+            await engine.begun.wait()
+            # A head that did not wait for the weights would be on its way.
+            await asyncio.sleep(0.05)
+            engine.hold.set()
+            answer = await asking
             versions.append(answer.headers.get("agentlightning-model-version"))
             assert "stop" in answer.text
     await server.stop()
