@@ -62,7 +62,7 @@ class Decoder:
 
     @property
     def draws(self) -> bool:
-        """True."""
+        """Yes, each token."""
         return True
 
     def start(self) -> None:

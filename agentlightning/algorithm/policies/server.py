@@ -22,6 +22,7 @@ from agentlightning.utils.http_serving import HttpServer
 
 # What servers log for a client that has hung up.
 _NOBODY_THERE: Final = 499
+# For samplers that do not draw.
 _UNUSED: Final = random.Random()
 
 
