@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -44,15 +45,24 @@ async def backend_of(protocol: str) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def client_for(
-    store: InMemoryLightningStore, rollout: AttemptedRollout, protocol: str
-) -> AsyncIterator[anthropic.AsyncAnthropic]:
-    """Yields the client of an agent."""
+async def endpoint_for(store: InMemoryLightningStore, rollout: AttemptedRollout, protocol: str) -> AsyncIterator[str]:
+    """Yields the URL that an agent calls."""
     model = "anthropic/tiny-chat" if protocol == "anthropic" else "hosted_vllm/tiny-chat"
     async with (
         backend_of(protocol) as base_url,
         serving(store, model_list=[entry(base_url, model=model)]) as proxy,
-        anthropic.AsyncAnthropic(base_url=resource(proxy, rollout).endpoint, api_key="any", max_retries=0) as client,
+    ):
+        yield resource(proxy, rollout).endpoint
+
+
+@asynccontextmanager
+async def client_for(
+    store: InMemoryLightningStore, rollout: AttemptedRollout, protocol: str
+) -> AsyncIterator[anthropic.AsyncAnthropic]:
+    """Yields the client of an agent."""
+    async with (
+        endpoint_for(store, rollout, protocol) as url,
+        anthropic.AsyncAnthropic(base_url=url, api_key="any", max_retries=0) as client,
     ):
         yield client
 
@@ -93,6 +103,23 @@ async def test_a_message_keeps_every_blank_and_is_recorded(
     if protocol == "openai":
         assert span.attributes[PROMPT_TOKEN_IDS] == token_ids_of(prompt_of(prompt))
         assert span.attributes[RESPONSE_TOKEN_IDS] == token_ids_of(f"echo: {ASKED}")
+
+
+@pytest.mark.parametrize("protocol", ["anthropic", "openai"])
+async def test_the_client_that_blocks_works_too(
+    memory: InMemoryLightningStore, rollout: AttemptedRollout, protocol: str
+) -> None:
+    asked: Any = {"model": "policy", "max_tokens": 99, "messages": [{"role": "user", "content": ASKED}]}
+
+    def ask(url: str) -> list[str]:
+        with anthropic.Anthropic(base_url=url, api_key="any", max_retries=0) as client:
+            answer = client.messages.create(**asked)
+            with client.messages.stream(**asked) as stream:
+                return [answer.content[0].text, "".join(stream.text_stream)]
+
+    async with endpoint_for(memory, rollout, protocol) as url:
+        assert await asyncio.to_thread(ask, url) == [f"echo: {ASKED}"] * 2
+    assert [span.name for span in await recorded(memory, rollout)] == ["anthropic.message"] * 2
 
 
 @pytest.mark.parametrize("streamed", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -15,12 +16,15 @@ from typing import Any
 
 import pytest
 from tiny import TASKS, load_tiny_model
-from toy import CONFIG, SHORT, answer_colour, trainer_of
+from toy import CONFIG, SHORT, answer_colour, ask, trainer_of
 
 import agentlightning as agl
 from agentlightning.adapter import LlmProxyTraceToTriplet
 from agentlightning.algorithm.grpo import GRPO, GRPOConfig, read_history
 from agentlightning.types import CustomResource, ProxyLLM
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "framework"))
+from openai_server import OpenAIServer
 
 READY = "agentlightning store listening on "
 
@@ -86,6 +90,36 @@ def test_the_trained_policy_can_be_loaded(tmp_path: Path) -> None:
 
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "toy" / "policy")
     assert AutoTokenizer.from_pretrained(tmp_path / "toy" / "policy").eos_token_id == model.config.eos_token_id
+
+
+def test_calls_of_a_judge_are_not_trained_on(tmp_path: Path) -> None:
+    # Rewards that differ in every group, so that all calls are computed.
+    rewards = itertools.cycle([0.0, 1.0])
+
+    @agl.rollout
+    async def agent(task: dict[str, str], llm: agl.LLM) -> float:
+        assert await ask(llm, task["colour"], model="judge") == f"echo: {task['colour']}"
+        await ask(llm, task["colour"])
+        return next(rewards)
+
+    config = replace(CONFIG, steps=1, tasks_per_step=1, group_size=2, validate_every=0)
+    store = agl.InMemoryLightningStore()
+    with OpenAIServer() as server:
+        # Its token ids are those of a vocabulary of 32,000.
+        entry = {"model_name": "judge", "litellm_params": {"model": "hosted_vllm/tiny", "api_base": server.base_url}}
+        algorithm = GRPO(load_tiny_model, config, run="toy", folder=tmp_path)
+        trainer_of(algorithm, store, strategy="shm", llm_proxy={"model_list": [entry]}).fit(agent, TASKS[:1])
+    assert algorithm.history[-1].response_tokens == 1.0
+    for rollout in asyncio.run(_all(store)):
+        assert len(LlmProxyTraceToTriplet().adapt(asyncio.run(_spans(store, rollout)))) == 2
+
+
+async def _all(store: agl.LightningStore) -> list[agl.Rollout]:
+    return list(await store.query_rollouts())
+
+
+async def _spans(store: agl.LightningStore, rollout: agl.Rollout) -> list[agl.Span]:
+    return list(await store.query_spans(rollout.rollout_id))
 
 
 def lines_of(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:

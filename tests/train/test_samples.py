@@ -19,12 +19,12 @@ def call(prompt: list[int], response: list[int], temperature: float = 1.0) -> Mo
     return ModelCall(prompt, response, [-0.5 * (index + 1) for index in range(len(response))], temperature)
 
 
-def triplet(response: list[int], logprobs: list[float] | None, **request: float) -> Triplet:
+def triplet(response: list[int], logprobs: list[float] | None, model: str = "policy", **request: float) -> Triplet:
     kept = {} if logprobs is None else {"logprobs": [{"logprob": value} for value in logprobs]}
     return Triplet(
         prompt={"token_ids": [1, 2]},
         response={"token_ids": response, **kept},
-        metadata={"request": request or None, "response": {"model_version": "7"}},
+        metadata={"request": {"model": model, **request}, "response": {"model_version": "7"}},
     )
 
 
@@ -96,16 +96,26 @@ def test_even_groups_make_the_step_smaller() -> None:
 
 
 def test_calls_are_read_with_the_temperature_that_they_asked_for() -> None:
-    calls = read_calls([triplet([3], [-0.5]), triplet([4], [-0.5], temperature=0.3)], default_temperature=0.9)
+    calls = read_calls(
+        [triplet([3], [-0.5]), triplet([4], [-0.5], temperature=0.3)], default_temperature=0.9, models=["policy"]
+    )
     assert [each.temperature for each in calls] == [0.9, 0.3]
     assert calls[0] == ModelCall([1, 2], [3], [-0.5], 0.9, "7")
-    greedy = read_calls([triplet([3], [-0.5], temperature=0.0)], default_temperature=0.9)
+    greedy = read_calls([triplet([3], [-0.5], temperature=0.0)], default_temperature=0.9, models=["policy"])
     assert greedy[0].temperature == 1.0
 
 
 def test_calls_without_a_logprob_for_each_token_cannot_be_trained_on_and_say_why() -> None:
-    assert len(read_calls([triplet([3, 4], [-0.5]), triplet([3], [-0.5])], 1.0)) == 1
+    assert len(read_calls([triplet([3, 4], [-0.5]), triplet([3], [-0.5])], 1.0, ["policy"])) == 1
     with pytest.raises(UnusableSpans, match="none of 2 model calls has a log-probability for each token"):
-        read_calls([triplet([3, 4], [-0.5]), triplet([3], None)], 1.0)
+        read_calls([triplet([3, 4], [-0.5]), triplet([3], None)], 1.0, ["policy"])
     with pytest.raises(UnusableSpans, match="endpoint of its `llm`"):
-        read_calls([], 1.0)
+        read_calls([], 1.0, ["policy"])
+
+
+def test_calls_of_other_models_are_not_the_policys() -> None:
+    judged = [triplet([3], [-0.5]), triplet([30_000], [-0.5], "judge"), triplet([4], [-0.5], "policy-validation")]
+    calls = read_calls(judged, 1.0, ["policy", "policy-validation"])
+    assert [each.response for each in calls] == [[3], [4]]
+    with pytest.raises(UnusableSpans, match="all of 1 model calls are of other models than policy: "):
+        read_calls(judged[1:2], 1.0, ["policy"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 import os
@@ -12,6 +13,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+import agentlightning as agl
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
@@ -80,3 +83,41 @@ def test_the_curve_of_the_quickstart_shows_every_step(monkeypatch: pytest.Monkey
     assert lines[-1].split() == ["1", "2", "3", "step"]
     display.draw_curve(history, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_prompt_search_keeps_the_prompt_that_earned_most(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = loaded("prompt_search/data.py", monkeypatch)
+    splits = data.load_splits(4, 3, seed=7)
+    fields = {task["sentence"]: task["fields"] for task in (*splits.train, *splits.held_out)}
+
+    def complete(prompt: str) -> str:
+        """Answers for the language model: half right if it is shown something, and all right if it is shown enough."""
+        shown = prompt.count("JSON: {")
+        right = fields[prompt.rpartition("Sentence: ")[2].removesuffix("\nJSON:")]
+        return json.dumps({**right, **({} if shown > 3 else {"country": "?"})}) if shown else "It is a city."
+
+    model = ModuleType("model")
+    model.complete = complete  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "model", model)
+    agent = loaded("prompt_search/agent.py", monkeypatch).extract_place
+    candidates = loaded("prompt_search/prompts.py", monkeypatch).candidates
+    search = loaded("prompt_search/search.py", monkeypatch).prompt_search
+    store = agl.InMemoryLightningStore()
+    agl.Trainer(algorithm=search, store=store, strategy="shm", initial_resources=candidates(splits.examples)).fit(
+        agent, splits.train, val_dataset=splits.held_out
+    )
+
+    out = capsys.readouterr().out
+    for prompt, mean in (("request", "0.00"), ("instructions", "0.00"), ("three examples", "0.50"), ("six", "1.00")):
+        assert re.search(rf"{prompt}.* 4/4 rollouts  mean reward {mean}", out), out
+    assert "Held-out score before: 0.00  (prompt 'request')" in out
+    assert "Held-out score after:  1.00  (prompt 'six examples')" in out
+    latest = asyncio.run(_latest(store))
+    assert latest is not None
+    assert list(latest.resources) == ["six examples"]
+
+
+async def _latest(store: agl.LightningStore) -> agl.ResourcesUpdate | None:
+    return await store.get_latest_resources()

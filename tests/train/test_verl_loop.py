@@ -15,6 +15,7 @@ from verl_side import VerlSide, runner_of
 
 import agentlightning as agl
 from agentlightning.adapter import LlmProxyTraceToTriplet
+from agentlightning.algorithm.verl.agent_loop import _worker_of
 
 USER, ASSISTANT, END = 3, 4, 1
 RED, GREEN, STOP, GO = 5, 6, 7, 8
@@ -234,6 +235,48 @@ async def test_what_verl_does_not_wait_for_any_more_is_cancelled(
     waiting.cancel()
     await asyncio.wait({waiting})
     assert [each.status for each in await server.query_rollouts()] == ["cancelled"]
+
+
+async def test_resources_that_could_not_be_published_are_tried_again_with_the_next_rollout(
+    server: agl.LightningStoreServer, tmp_path: Path
+) -> None:
+    @agl.rollout
+    async def agent(task: str, llm: agl.LLM) -> float:
+        return float(await ask(llm, task) == "stop stop")
+
+    side = VerlSide(tmp_path, server.endpoint, script, {"resources_id": "first"})
+    (row,) = side.rows(["red"])
+    sampling = {"temperature": 1.0, "top_p": 1.0}
+    # Other rollouts are under way in the worker all the time.
+    worker = _worker_of(side.loop())
+    async with worker.rollouts.using(worker.open):
+        with pytest.raises(ValueError, match="no resources 'first'"):
+            await side.loop().run(sampling, **row)
+        await server.update_resources("first", {"prompt": agl.PromptTemplate(template="", engine="f-string")})
+        async with runner_of(agent, server.endpoint):
+            output = await side.loop().run(sampling, **row)
+    assert output.reward_score == 1.0
+
+
+async def test_a_gateway_that_others_may_reach_wants_the_key_of_the_attempt(
+    server: agl.LightningStoreServer, tmp_path: Path
+) -> None:
+    statuses: list[int] = []
+
+    @agl.rollout
+    async def agent(task: str, llm: agl.LLM) -> float:
+        async with httpx.AsyncClient(verify=False, timeout=60) as client:
+            request = {"model": llm.model, "messages": [{"role": "user", "content": task}]}
+            for key in ("wrong", llm.api_key):
+                headers = {"authorization": f"Bearer {key}"}
+                answer = await client.post(f"{llm.endpoint}/chat/completions", json=request, headers=headers)
+                statuses.append(answer.status_code)
+        return 1.0
+
+    side = VerlSide(tmp_path, server.endpoint, script, {"insecure": True})
+    async with runner_of(agent, server.endpoint):
+        await side.generate(["red"])
+    assert statuses == [401, 200]
 
 
 async def test_a_row_of_somebody_elses_file_is_a_task_as_it_stands(

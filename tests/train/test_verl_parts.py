@@ -10,13 +10,18 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from tiny import load_tiny_tokenizer
 from verl_engine import ScriptedEngine
 
+import agentlightning as agl
 from agentlightning.algorithm.policies.calls import ModelCall
 from agentlightning.algorithm.policies.generation import Generation
+from agentlightning.algorithm.policies.requests import ServedModel
+from agentlightning.algorithm.policies.server import PolicyServer
 from agentlightning.algorithm.verl.config import connected, with_data, write_config
+from agentlightning.algorithm.verl.leftovers import cancel, cancel_rest
 from agentlightning.algorithm.verl.rows import metadata_of, mode_of, task_of, write_rows
 from agentlightning.algorithm.verl.sampler import EngineSampler
 from agentlightning.algorithm.verl.settings import VERLSettings
@@ -68,6 +73,15 @@ def test_the_config_is_verls_own_with_what_the_user_sets_and_our_agent_loop(tmp_
 def test_without_validation_tasks_verl_does_not_validate(tmp_path: Path) -> None:
     config = composed(tmp_path, with_data(USERS, tmp_path / "train.parquet", None))
     assert (config.trainer.val_before_train, config.trainer.test_freq) == (False, -1)
+
+
+def test_validation_files_of_the_config_stay_where_no_tasks_are_given(tmp_path: Path) -> None:
+    users = {**USERS, "data": {**USERS["data"], "val_files": ["a.parquet", "b.parquet"]}}
+    config = composed(tmp_path, with_data(users, tmp_path / "train.parquet", None))
+    assert list(config.data.val_files) == ["a.parquet", "b.parquet"]
+    assert (config.trainer.val_before_train, config.trainer.test_freq) == (True, 10)
+    given = composed(tmp_path, with_data(users, tmp_path / "train.parquet", tmp_path / "val.parquet"))
+    assert given.data.val_files == str(tmp_path / "val.parquet")
 
 
 def test_the_engine_that_trains_is_chosen_as_on_verls_command_line(tmp_path: Path) -> None:
@@ -125,16 +139,78 @@ async def test_an_answer_ends_with_the_text_that_it_is_to_end_with_and_others_ge
         return made
 
     async with sampler.conversation("ro", {"top_k": 4}) as conversation:
-        whole, short, stopped = await asyncio.gather(
-            answer("ro"), answer("ro", 2), answer("ro", stops=lambda tokens: tokens[-1] == 8)
+        whole, short, stopped, last = await asyncio.gather(
+            answer("ro"),
+            answer("ro", 2),
+            answer("ro", stops=lambda tokens: tokens[-1] == 8),
+            answer("ro", 2, stops=lambda tokens: tokens[-1] == 8),
         )
         assert (whole.tokens, whole.finish_reason, whole.version) == ([7, 8, 7, 1], "stop", "7")
         assert (short.tokens, short.finish_reason) == ([7, 8], "length")
         assert (stopped.tokens, stopped.logprobs, stopped.finish_reason) == ([7, 8], [-1 / 8, -2 / 8], "stop")
-        assert conversation.weights == [7] * 6
+        assert (last.tokens, last.finish_reason) == ([7, 8], "stop")
+        assert conversation.weights == [7] * 8
     late = await answer("ro")
     assert "rollout ro is over" in str(late.error)
-    assert len(engine.asked) == 3
+    assert len(engine.asked) == 4
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_answers_whole_and_streamed_say_which_weights_made_them(streamed: bool) -> None:
+    tokenizer = load_tiny_tokenizer()
+    engine = ScriptedEngine(tokenizer, lambda prompt, _: "stop <end>")
+    loop = asyncio.get_running_loop()
+    sampler = EngineSampler(engine.generate, tokenizer, template_options={}, max_context_tokens=64, loop=loop)
+    server = PolicyServer(sampler, {"policy": ServedModel(1.0, 5)})
+    await server.start()
+    request = {"model": "policy", "stream": streamed, "messages": [{"role": "user", "content": "red"}]}
+    versions = []
+    async with (
+        httpx.AsyncClient(verify=False, timeout=60, headers={"agentlightning-rollout-id": "ro"}) as client,
+        sampler.conversation("ro", {}),
+    ):
+        for engine.step in (8, 9):
+            engine.begun, engine.hold = asyncio.Event(), asyncio.Event()
+            asking = asyncio.create_task(client.post(f"{server.url}/chat/completions", json=request))
+            await engine.begun.wait()
+            # A head that did not wait for the weights would be on its way.
+            await asyncio.sleep(0.05)
+            engine.hold.set()
+            answer = await asking
+            versions.append(answer.headers.get("agentlightning-model-version"))
+            assert "stop" in answer.text
+    await server.stop()
+    assert versions == ["8", "9"]
+
+
+async def test_what_verl_leaves_of_a_run_is_cancelled_and_nothing_of_runs_whose_names_have_its_name() -> None:
+    store = agl.InMemoryLightningStore()
+    runs = ("toy", "my-toy", "toy-2", "toy")
+    requests = [
+        agl.EnqueueRolloutRequest(input=None, rollout_id=f"{run}-{number}", metadata={"run": run})
+        for number, run in enumerate(runs)
+    ]
+    await store.enqueue_many_rollouts(requests)
+    await store.update_rollout("toy-3", status="succeeded")
+    await cancel_rest(store, "toy")
+    statuses = {each.rollout_id: each.status for each in await store.query_rollouts()}
+    assert statuses == {"toy-0": "cancelled", "my-toy-1": "queuing", "toy-2-2": "queuing", "toy-3": "succeeded"}
+    await store.close()
+
+
+async def test_what_hinders_cancelling_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    store = agl.InMemoryLightningStore()
+    await cancel(store, "of nobody")
+    await store.close()
+    unreachable = agl.LightningStoreClient("127.0.0.1:1", connection_timeout=0.1)
+    await cancel_rest(unreachable, "toy")
+    await unreachable.close()
+    assert [
+        record.getMessage().partition(":")[0] for record in caplog.records if record.name.endswith("leftovers")
+    ] == [
+        "rollout of nobody is not cancelled",
+        "toy",
+    ]
 
 
 async def test_what_is_shared_is_open_from_the_first_user_to_the_last() -> None:

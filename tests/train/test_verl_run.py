@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import pytest
 from tiny import TASKS
 
 import agentlightning as agl
+from agentlightning.algorithm.verl.settings import AGENT_LOOPS
 
 pytestmark = pytest.mark.timeout(300)  # the stand-in is a process that imports transformers
 
@@ -31,6 +35,12 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder in (package, package.parent):
         (folder / "__init__.py").touch()
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path / "site"), str(HERE))))
+
+
+@pytest.fixture
+def instead_of_verl(tmp_path: Path) -> Callable[[str], None]:
+    """Returns what puts other code in the place of the stand-in."""
+    return lambda code: (tmp_path / "site" / "verl" / "trainer" / "main_ppo.py").write_text(code) and None
 
 
 @agl.rollout
@@ -106,11 +116,80 @@ async def test_when_the_run_is_cancelled_verl_is_stopped(tmp_path: Path) -> None
     await store.close()
 
 
+def test_verl_that_does_not_stop_is_killed_in_the_time_that_a_trainer_leaves(tmp_path: Path) -> None:
+    @agl.rollout
+    async def agent(task: dict[str, str], llm: agl.LLM) -> float:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.Event().wait()
+        return 1.0
+
+    store = agl.InMemoryLightningStore()
+    algorithm = agl.VERL({**SMALL, "stand_in": "stubborn"}, folder=tmp_path)
+    with pytest.raises(SystemExit):
+        agl.Trainer(algorithm=algorithm, store=store, strategy="shm").fit(agent, TASKS)
+    process = int((algorithm.folder / "pid").read_text())
+    try:
+        with pytest.raises(ProcessLookupError):
+            os.kill(process, 0)
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    assert {each.status for each in asyncio.run(_all(store))} == {"cancelled"}
+
+
+async def test_what_a_run_of_the_same_name_left_behind_is_cancelled_before_verl_begins(
+    tmp_path: Path, instead_of_verl: Callable[[str], None]
+) -> None:
+    instead_of_verl(
+        """
+import asyncio, json, pathlib, sys
+import agentlightning as agl
+config = json.loads((pathlib.Path(sys.argv[2]) / (sys.argv[4] + ".yaml")).read_text())["agentlightning"]
+(left,) = asyncio.run(agl.LightningStoreClient(config["store"]).query_rollouts())
+sys.exit(left.status != "cancelled")
+"""
+    )
+    store = agl.InMemoryLightningStore()
+    left = agl.EnqueueRolloutRequest(input="x", rollout_id="colours-1", metadata={"run": "colours"})
+    await store.enqueue_many_rollouts([left])
+    algorithm = agl.VERL(SMALL, run="colours", folder=tmp_path)
+    algorithm.set_store(store)
+    await algorithm.run(TASKS)
+    await store.close()
+
+
+async def test_a_store_that_has_gone_does_not_hide_why_verl_failed(
+    tmp_path: Path, instead_of_verl: Callable[[str], None]
+) -> None:
+    instead_of_verl("raise SystemExit(4)")
+    store = agl.LightningStoreClient("127.0.0.1:1", connection_timeout=0.1)
+    with pytest.raises(RuntimeError, match="verl ended with exit code 4"):
+        await algorithm_of(store, tmp_path).run(TASKS)
+    await store.close()
+
+
+async def test_a_gateway_of_the_trainer_is_not_used_and_the_log_says_so(
+    tmp_path: Path, instead_of_verl: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    instead_of_verl("")
+    store = agl.InMemoryLightningStore()
+    algorithm, gateway = algorithm_of(store, tmp_path), agl.LLMProxy(store=store)
+    algorithm.set_llm_proxy(gateway)
+    await algorithm.run(TASKS)
+    assert [each.getMessage().partition(":")[0] for each in caplog.records if each.levelname == "WARNING"] == [
+        "VERL does not use the llm_proxy of the trainer"
+    ]
+    await store.close()
+
+
 async def test_without_tasks_there_is_nothing_to_run(tmp_path: Path) -> None:
     algorithm = algorithm_of(agl.InMemoryLightningStore(), tmp_path)
     for tasks in (None, []):
         with pytest.raises(ValueError, match=r"train_dataset .* or data\.train_files"):
             await algorithm.run(tasks)
+    files = algorithm_of(agl.InMemoryLightningStore(), tmp_path, data={"train_files": "train.parquet"})
+    with pytest.raises(ValueError, match=r"val_dataset only beside a train_dataset"):
+        await files.run(val_dataset=TASKS)
     with pytest.raises(TypeError, match=r"dataset\[1\]\.when"):
         await algorithm.run([{"when": 1}, {"when": object()}])
 
@@ -139,19 +218,53 @@ def test_a_config_that_is_no_dictionary_is_refused() -> None:
         agl.VERL("config.yaml")  # type: ignore[arg-type]
 
 
-def test_the_command_runs_verls_with_our_agent_loop_and_wants_a_store(tmp_path: Path) -> None:
-    (tmp_path / "site" / "verl" / "trainer" / "main_ppo.py").write_text("import sys; print(*sys.argv[1:], sep='\\n')")
+async def of_the_command(*arguments: str) -> tuple[int | None, str]:
+    """Returns the exit code and the output of `python -m agentlightning.verl`."""
+    command = (sys.executable, "-W", "error", "-m", "agentlightning.verl", *arguments)
+    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    output, _ = await process.communicate()
+    return process.returncode, output.decode()
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-W", "error", "-m", "agentlightning.verl", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
-    given = "+agentlightning.store=host:4747", "algorithm.adv_estimator=grpo"
-    default, path, *rest = run(*given).stdout.splitlines()
-    assert default == "actor_rollout_ref.rollout.agent.default_agent_loop=agentlightning"
-    assert Path(path.removeprefix("actor_rollout_ref.rollout.agent.agent_loop_config_path=")).is_file()
-    assert tuple(rest) == given
+async def test_the_command_runs_verls_with_our_agent_loop_and_cancels_what_is_left_in_the_end(
+    instead_of_verl: Callable[[str], None],
+) -> None:
+    instead_of_verl(
+        """
+import asyncio, sys
+import agentlightning as agl
+print(*sys.argv[1:], sep="\\n")
+given = dict(each.lstrip("+").split("=") for each in sys.argv[3:])
+async def main():
+    client = agl.LightningStoreClient(given["agentlightning.store"])
+    metadata = {"run": given["agentlightning.run"]}
+    request = agl.EnqueueRolloutRequest(input="x", rollout_id=metadata["run"] + "-1", metadata=metadata)
+    await client.enqueue_many_rollouts([request])
+    await client.close()
+asyncio.run(main())
+sys.exit(3)
+"""
+    )
+    server = agl.LightningStoreServer(agl.InMemoryLightningStore(), "127.0.0.1", 0)
+    await server.start()
+    store = f"+agentlightning.store={server.endpoint}"
+    for named in ([], ["+agentlightning.run=colours"]):
+        code, output = await of_the_command("--config-name", "mine", store, *named, "algorithm.adv_estimator=grpo")
+        assert code == 3, output
+        *options, default, path = output.splitlines()[:4]
+        rest = output.splitlines()[4:]
+        # Where an option stands, Hydra reads no override before it.
+        assert options == ["--config-name", "mine"]
+        assert default == "actor_rollout_ref.rollout.agent.default_agent_loop=agentlightning"
+        assert path == f"actor_rollout_ref.rollout.agent.agent_loop_config_path={AGENT_LOOPS}"
+        assert rest[-2 - len(named) :] == [store, *named, "algorithm.adv_estimator=grpo"]
+    mine, others = await server.query_rollouts(sort_by="rollout_id")
+    assert (mine.rollout_id, mine.status, others.status) == ("colours-1", "cancelled", "cancelled")
+    assert others.rollout_id.startswith("verl-")
+    await server.stop()
 
-    refused = run("algorithm.adv_estimator=grpo")
-    assert refused.returncode == 1
-    assert "+agentlightning.store=HOST:PORT" in refused.stderr
+
+async def test_the_command_wants_a_store() -> None:
+    code, output = await of_the_command("algorithm.adv_estimator=grpo")
+    assert code == 1
+    assert "+agentlightning.store=HOST:PORT" in output

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from agentlightning.algorithm.verl.settings import VERLSettings
 async def main(folder: Path, name: str) -> None:
     config: dict[str, Any] = json.loads((folder / f"{name}.yaml").read_text())
     (folder / "pid").write_text(str(os.getpid()))
+    if config.get("stand_in") == "stubborn":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     settings = VERLSettings.model_validate(config["agentlightning"])
     tokenizer = load_tiny_tokenizer()
     engine = ScriptedEngine(tokenizer, lambda prompt, _: "stop <end>" if "red" in prompt else "go <end>")
@@ -41,6 +44,8 @@ async def main(folder: Path, name: str) -> None:
                 await asyncio.sleep(0.05)
             os._exit(3)
         finished = await asyncio.gather(*runs)
+        if config.get("stand_in") == "stubborn":
+            await asyncio.sleep(60)
     (folder / "rewards.json").write_text(json.dumps([each.reward for each in finished]))
 
 

@@ -60,6 +60,11 @@ class Decoder:
         """How many tokens the model knows."""
         return self._policy.vocabulary_size
 
+    @property
+    def draws(self) -> bool:
+        """Yes, each token."""
+        return True
+
     def start(self) -> None:
         """Begins to answer."""
         self._thread.start()

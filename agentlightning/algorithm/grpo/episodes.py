@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -57,6 +57,7 @@ class Episodes:
         run: str,
         config: RolloutConfig,
         *,
+        models: Collection[str],
         temperature: float,
         failed_reward: float | None,
         on_finished: Callable[[BatchProgress], None],
@@ -67,6 +68,7 @@ class Episodes:
             store: Where the runners are met.
             run: Begins the ids of the rollouts.
             config: Limits and retries of each rollout.
+            models: The names by which agents call the policy.
             temperature: The temperature of model calls that asked for none.
             failed_reward: What a rollout counts that failed after model calls, or reported no reward. None: it is lost.
             on_finished: Is told of each rollout that has finished.
@@ -74,6 +76,7 @@ class Episodes:
         self._store = store
         self._run = run
         self._config = config
+        self._models = models
         self._temperature = temperature
         self._failed_reward = failed_reward
         self._on_finished = on_finished
@@ -140,5 +143,5 @@ class Episodes:
             reward = self._failed_reward
         if reward is None:
             raise UnusableSpans(why_without_reward(rollout))
-        calls = read_calls(self._adapter.adapt(spans), self._temperature) if needs_calls else []
+        calls = read_calls(self._adapter.adapt(spans), self._temperature, self._models) if needs_calls else []
         return Episode(rollout.rollout_id, reward, calls)

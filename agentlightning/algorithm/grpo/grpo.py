@@ -97,7 +97,7 @@ class GRPO(Algorithm):
         from agentlightning.algorithm.grpo.episodes import Episodes
         from agentlightning.algorithm.grpo.policy import Policy
         from agentlightning.algorithm.grpo.serving import served
-        from agentlightning.algorithm.grpo.training import Training
+        from agentlightning.algorithm.grpo.training import MODEL, VALIDATION_MODEL, Training
         from agentlightning.llm_proxy import LLMProxy
 
         config, store = self.config, self.get_store()
@@ -122,6 +122,7 @@ class GRPO(Algorithm):
                 store,
                 self.run_name,
                 config.rollout_config,
+                models=(MODEL, VALIDATION_MODEL),
                 temperature=config.temperature,
                 failed_reward=config.failed_reward,
                 on_finished=self._on_rollout,

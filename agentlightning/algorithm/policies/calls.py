@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,19 +32,21 @@ class UnusableSpans(ValueError):
     """The spans of a rollout hold no model call that can be trained on; the message says why."""
 
 
-def read_calls(triplets: Sequence[Triplet], default_temperature: float) -> list[ModelCall]:
-    """Returns the model calls among the triplets of a rollout that have all that training needs.
+def read_calls(triplets: Sequence[Triplet], default_temperature: float, models: Collection[str]) -> list[ModelCall]:
+    """Returns the calls of the policy among the triplets of a rollout that have all that training needs.
 
     Args:
         triplets: What `LlmProxyTraceToTriplet` made of the spans.
         default_temperature: The temperature of calls that asked for none.
+        models: The names by which agents call the policy. Calls of other models, such as a judge, do not train.
 
     Raises:
         UnusableSpans: There is none.
     """
     calls = []
-    for triplet in triplets:
-        request = triplet.metadata.get("request") or {}
+    own = [each for each in triplets if (each.metadata.get("request") or {}).get("model") in models]
+    for triplet in own:
+        request = triplet.metadata["request"]
         logprobs = [token["logprob"] for token in triplet.response.get("logprobs") or ()]
         # A greedy call reports log-probabilities of the distribution itself.
         temperature = float(request.get("temperature", default_temperature)) or 1.0
@@ -54,10 +56,15 @@ def read_calls(triplets: Sequence[Triplet], default_temperature: float) -> list[
             calls.append(ModelCall(triplet.prompt["token_ids"], response, logprobs, temperature, version))
     if calls:
         return calls
+    if own:
+        raise UnusableSpans(
+            f"none of {len(own)} model calls has a log-probability for each token: the backend of the gateway "
+            "must return them"
+        )
     if triplets:
         raise UnusableSpans(
-            f"none of {len(triplets)} model calls has a log-probability for each token: the backend of the gateway "
-            "must return them"
+            f"all of {len(triplets)} model calls are of other models than {', '.join(models)}: the agent must call the "
+            "model that its `llm` names"
         )
     raise UnusableSpans("no model call with token ids: the agent must call the model at the endpoint of its `llm`")
 

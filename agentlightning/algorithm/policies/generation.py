@@ -46,6 +46,11 @@ class Generation:
     """Set by whoever lost interest."""
 
     @property
+    def has_begun(self) -> bool:
+        """Whether there is something to send, so that `version` is known if it ever will be."""
+        return bool(self.tokens) or self.is_over
+
+    @property
     def is_over(self) -> bool:
         """Whether there is nothing more to come."""
         return self.abandoned or self.finish_reason is not None or self.error is not None
@@ -73,6 +78,10 @@ class Sampler(Protocol):
     @property
     def vocabulary_size(self) -> int:
         """How many tokens the model knows."""
+
+    @property
+    def draws(self) -> bool:
+        """Whether it chooses by the `chance` of an answer."""
 
     def start(self) -> None:
         """Begins to answer."""

@@ -7,7 +7,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -19,6 +19,11 @@ from agentlightning.algorithm.policies.requests import BadRequest, ChatRequest, 
 from agentlightning.gateway.backends import ATTEMPT_HEADER, ROLLOUT_HEADER
 from agentlightning.gateway.call import VERSION_HEADER
 from agentlightning.utils.http_serving import HttpServer
+
+# What servers log for a client that has hung up.
+_NOBODY_THERE: Final = 499
+# For samplers that do not draw.
+_UNUSED: Final = random.Random()
 
 
 class PolicyServer:
@@ -106,19 +111,29 @@ class PolicyServer:
         generations = self._generations(answer, request.headers, lambda: _tell(loop, news))
         for generation in generations:
             self._sampler.submit(generation)
-        if answer.request.stream:
-            return StreamingResponse(
-                _events(answer, generations, news), 200, _version(self._sampler.version), "text/event-stream"
-            )
+        streamed = answer.request.stream
         hang_up = asyncio.create_task(_hung_up(request))
         hang_up.add_done_callback(lambda _: news.set())
         try:
-            while not (hang_up.done() or all(generation.is_over for generation in generations)):
+            # The head of a stream says, too, which weights answer.
+            while not (
+                hang_up.done()
+                or (generations[0].has_begun if streamed else all(generation.is_over for generation in generations))
+            ):
                 await news.wait()
                 news.clear()
+        except BaseException:
+            _abandon(generations)
+            raise
         finally:
             hang_up.cancel()
+        if hang_up.done():
             _abandon(generations)
+            return Response(status_code=_NOBODY_THERE)
+        if streamed:
+            news.set()
+            head = _version(generations[0].version)
+            return StreamingResponse(_events(answer, generations, news), 200, head, "text/event-stream")
         if failed := next((generation.error for generation in generations if generation.error), None):
             return _error(500, f"the answer failed: {failed}", "server_error")
         return JSONResponse(answer.document(generations), headers=_version(generations[0].version))
@@ -152,6 +167,8 @@ class PolicyServer:
         ]
 
     def _chance(self, seed: int | None, index: int, prompt: Sequence[int], headers: Mapping[str, str]) -> random.Random:
+        if not self._sampler.draws:
+            return _UNUSED
         if seed is not None:
             return random.Random(f"{seed} {index} {prompt}")
         rollout_id, attempt_id = headers.get(ROLLOUT_HEADER), headers.get(ATTEMPT_HEADER)

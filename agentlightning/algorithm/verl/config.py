@@ -30,17 +30,21 @@ def connected(config: Mapping[str, Any], settings: VERLSettings) -> dict[str, An
 
 
 def with_data(config: Mapping[str, Any], train_file: Path, val_file: Path | None) -> dict[str, Any]:
-    """Returns a config that reads its tasks from these files; without a second one there is no validation.
+    """Returns a config that reads its tasks from these files.
 
     Args:
         config: What the user sets.
         train_file: What to learn from.
-        val_file: What to judge by.
+        val_file: What to judge by. None leaves that to `data.val_files` of the config; without those there is no
+            validation.
     """
-    files = {"train_files": str(train_file), "val_files": str(val_file or train_file), "prompt_key": PROMPT}
+    val_files = val_file or config.get("data", {}).get("val_files")
     # verl wants a file all the same.
-    unjudged: dict[str, Any] = {} if val_file else {"trainer": {"val_before_train": False, "test_freq": -1}}
-    return merged(config, {"data": files, **unjudged})
+    unjudged: dict[str, Any] = {} if val_files else {"trainer": {"val_before_train": False, "test_freq": -1}}
+    files = {"train_files": str(train_file), "prompt_key": PROMPT}
+    if not isinstance(val_files, (list, tuple)):
+        val_files = str(val_files or train_file)
+    return merged(config, {"data": {**files, "val_files": val_files}, **unjudged})
 
 
 def write_config(path: Path, config: Mapping[str, Any]) -> None:

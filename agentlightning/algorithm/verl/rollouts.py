@@ -7,8 +7,9 @@ import json
 import logging
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from agentlightning.adapter.triplet import LlmProxyTraceToTriplet
@@ -21,6 +22,7 @@ from agentlightning.algorithm.policies.calls import (
 )
 from agentlightning.algorithm.policies.requests import ServedModel
 from agentlightning.algorithm.policies.server import PolicyServer
+from agentlightning.algorithm.verl.leftovers import cancel
 from agentlightning.algorithm.verl.sampler import Conversation, EngineSampler
 from agentlightning.algorithm.verl.settings import VERLSettings
 from agentlightning.emitter.reward import find_final_reward
@@ -71,7 +73,13 @@ class Rollouts:
         self._most_response = most_response
         self._models: dict[str, ServedModel] = {}
         self._server = PolicyServer(sampler, self._models)
-        self._proxy = LLMProxy(store=store, host=settings.gateway_host, insecure=settings.insecure)
+        self._proxy = LLMProxy(
+            store=store,
+            host=settings.gateway_host,
+            insecure=settings.insecure,
+            # Others than this machine's may call it then.
+            require_keys=settings.insecure,
+        )
         self._resources: dict[str, asyncio.Task[str]] = {}
         self._adapter = LlmProxyTraceToTriplet()
 
@@ -115,8 +123,7 @@ class Rollouts:
                 async with aclosing(self._store.wait_iter(rollout_ids=[rollout_id])) as finishing:
                     rollout = await anext(finishing, None)
             except BaseException:
-                with suppress(ValueError):  # it may never have come to the store
-                    await self._store.update_rollout(rollout_id, status="cancelled")
+                await cancel(self._store, rollout_id)
                 raise
         finished = await self._read(rollout_id, rollout, float(sampling_params["temperature"]), conversation)
         if mode == "train":
@@ -132,7 +139,7 @@ class Rollouts:
             reason = "it was deleted" if rollout is None else why_without_reward(rollout)
             logger.warning("rollout %s does not train: %s", rollout_id, reason)
         try:
-            calls = read_calls(self._adapter.adapt(spans), temperature)
+            calls = read_calls(self._adapter.adapt(spans), temperature, self._models)
         except UnusableSpans as error:
             calls = []
             if reward is not None:
@@ -143,10 +150,17 @@ class Rollouts:
         """Returns the id of the resources whose model samples in a certain way."""
         way = json.dumps(sampling_params, sort_keys=True, default=str)
         if way not in self._resources:
-            self._resources[way] = asyncio.create_task(self._publish(sampling_params))
+            publishing = self._resources[way] = asyncio.create_task(self._publish(sampling_params))
+            publishing.add_done_callback(partial(self._forget_failed, way))
         return await asyncio.shield(self._resources[way])
 
+    def _forget_failed(self, way: str, publishing: asyncio.Task[str]) -> None:
+        # The next rollout tries again.
+        if publishing.cancelled() or publishing.exception() is not None:
+            del self._resources[way]
+
     async def _publish(self, sampling_params: Mapping[str, Any]) -> str:
+        initial = await self._initial_resources()
         temperature, top_p = float(sampling_params["temperature"]), float(sampling_params.get("top_p", 1.0))
         name = f"{MODEL}-{len(self._models)}" if self._models else MODEL
         self._models[name] = ServedModel(temperature, self._most_response, top_p)
@@ -154,7 +168,7 @@ class Rollouts:
         self._proxy.update_model_list([*self._proxy.model_list, backend])
         llm = self._proxy.as_resource(model=name, sampling_parameters={"temperature": temperature, "top_p": top_p})
         resources_id = f"{self._settings.run}-{uuid.uuid4().hex}"
-        await self._store.update_resources(resources_id, {LLM_RESOURCE: llm, **await self._initial_resources()})
+        await self._store.update_resources(resources_id, {LLM_RESOURCE: llm, **initial})
         return resources_id
 
     async def _initial_resources(self) -> NamedResources:

@@ -63,6 +63,7 @@ class EngineSampler:
         self.template_options = template_options
         self.max_context_tokens = max_context_tokens
         self.vocabulary_size = len(tokenizer)
+        self.draws = False
         self._generate = generate
         self._loop = loop
         self._conversations: dict[str, Conversation] = {}
@@ -139,18 +140,21 @@ class EngineSampler:
             conversation.weights += weights
             self._latest = weights[-1]
             generation.version = str(weights[0])
-        end = _end(output.token_ids, generation)
+        end, is_stopped = _end(output.token_ids, generation)
         generation.tokens = list(output.token_ids[:end])
         generation.logprobs = list((output.log_probs or ())[:end])
-        is_cut = output.stop_reason in ("abort", "aborted") or (
-            end >= generation.most_tokens and generation.tokens[-1] != self.tokenizer.eos_token_id
+        is_cut = not is_stopped and (
+            output.stop_reason in ("abort", "aborted")
+            or (end >= generation.most_tokens and generation.tokens[-1] != self.tokenizer.eos_token_id)
         )
         generation.finish_reason = "length" if is_cut else "stop"
 
 
-def _end(tokens: list[int], generation: Generation) -> int:
-    """Returns how many tokens there are up to the first that completes a text that ends the answer."""
-    if generation.stops is None:
-        return len(tokens)
-    # verl's engines have no tokenizer and know no texts.
-    return next((count for count in range(1, len(tokens)) if generation.stops(tokens[:count])), len(tokens))
+def _end(tokens: list[int], generation: Generation) -> tuple[int, bool]:
+    """Returns how many tokens there are up to the first that completes a text that ends the answer, and if one does."""
+    if generation.stops is not None:
+        # verl's engines have no tokenizer and know no texts.
+        for count in range(1, len(tokens) + 1):
+            if generation.stops(tokens[:count]):
+                return count, True
+    return len(tokens), False

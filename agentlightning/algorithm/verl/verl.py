@@ -8,11 +8,13 @@ import sys
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 from agentlightning.algorithm.base import Algorithm
 from agentlightning.algorithm.verl.config import connected, with_data, write_config
+from agentlightning.algorithm.verl.leftovers import cancel_rest
 from agentlightning.algorithm.verl.reachable import store_address
 from agentlightning.algorithm.verl.rows import write_rows
 from agentlightning.algorithm.verl.settings import SECTION, VERLSettings
@@ -28,9 +30,8 @@ logger = logging.getLogger(__name__)
 
 COMMAND: Final = "verl.trainer.main_ppo"
 """verl's command, a module."""
-_UNFINISHED: Final = ("queuing", "preparing", "running", "requeuing")
-# In which Ray stops what it has started.
-_STOP_SECONDS: Final = 30.0
+# In which Ray stops what it has started. Strategies give an algorithm 5 s to clean up, and some are for the store.
+_STOP_SECONDS: Final = 3.0
 
 
 class VERL(Algorithm):
@@ -68,7 +69,8 @@ class VERL(Algorithm):
                 `VERLSettings` has, such as the limits of a rollout.
             trainer_cls: Not supported: verl's trainer is not subclassed.
             daemon_cls: Not supported: there is no daemon.
-            run: The name of the run; a new one unless given.
+            run: The name of the run; a new one unless given. What an earlier run of the name has left unfinished in the
+                store is cancelled when this one begins, so that no two runs of one name may go on at once.
             folder: Where the run is to have a folder of its name.
 
         Raises:
@@ -84,7 +86,7 @@ class VERL(Algorithm):
         expect_packages()
         super().__init__()
         self.config = dict(config)
-        self.run_name = run or f"verl-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
+        self.run_name = run or new_run_name()
         self.folder = Path(folder) / self.run_name
         self._settings("", None, None)
 
@@ -94,24 +96,32 @@ class VERL(Algorithm):
         Args:
             train_dataset: The tasks to learn from. None takes the files that `data.train_files` of the config names,
                 and a row of these is a task.
-            val_dataset: The tasks to judge by, beside a `train_dataset`.
+            val_dataset: The tasks to judge by, beside a `train_dataset`. None takes the files that `data.val_files` of
+                the config names; without those there is no validation.
 
         Raises:
-            ValueError: There are no tasks to learn from.
+            ValueError: There are no tasks to learn from, or a `val_dataset` without a `train_dataset`.
             TypeError: A task is nothing that the store can keep, or verl's processes cannot reach the store.
             RuntimeError: verl has failed.
         """
         store = self.get_store()
         self.folder.mkdir(parents=True, exist_ok=True)
         config = await run_in_thread(self._with_data, train_dataset, val_dataset)
+        if self.get_llm_proxy() is not None:
+            logger.warning(
+                "VERL does not use the llm_proxy of the trainer: each of verl's workers has a gateway of its own; see "
+                "gateway_host in the section %r",
+                SECTION,
+            )
+        await cancel_rest(store, self.run_name)
         resources_id = await self._publish(store)
         async with store_address(store) as address:
             path = (self.folder / "verl.yaml").resolve()
             write_config(path, connected(config, self._settings(address, store, resources_id)))
             try:
-                await _train(path)
+                await self._train(path, store)
             finally:
-                await self._cancel_rest(store)
+                await cancel_rest(store, self.run_name)
 
     def _settings(self, address: str, store: LightningStore | None, resources_id: str | None) -> VERLSettings:
         ours: dict[str, Any] = {
@@ -124,6 +134,11 @@ class VERL(Algorithm):
 
     def _with_data(self, train_dataset: Dataset[Any] | None, val_dataset: Dataset[Any] | None) -> dict[str, Any]:
         if train_dataset is None and self.config.get("data", {}).get("train_files"):
+            if val_dataset is not None:
+                raise ValueError(
+                    "VERL takes a val_dataset only beside a train_dataset: with data.train_files in its config, name "
+                    "the tasks to judge by in data.val_files"
+                )
             return self.config
         if train_dataset is None or len(train_dataset) == 0:
             raise ValueError(
@@ -142,13 +157,23 @@ class VERL(Algorithm):
             return None
         return (await store.update_resources(f"{self.run_name}-initial", resources)).resources_id
 
-    async def _cancel_rest(self, store: LightningStore) -> None:
-        """Cancels what verl does not wait for any more."""
-        left = await store.query_rollouts(status_in=_UNFINISHED, rollout_id_contains=f"{self.run_name}-")
-        for rollout in left:
-            await store.update_rollout(rollout.rollout_id, status="cancelled")
-        if left:
-            logger.info("%s: %d rollouts that verl does not wait for are cancelled", self.run_name, len(left))
+    async def _train(self, config: Path, store: LightningStore) -> None:
+        """Runs verl's own command; ends it when this is cancelled."""
+        arguments = ("-m", COMMAND, "--config-path", str(config.parent), "--config-name", config.stem)
+        process = await asyncio.create_subprocess_exec(sys.executable, *arguments)
+        try:
+            code = await process.wait()
+        except BaseException:
+            # There is little time, and runners need not wait for verl.
+            await asyncio.gather(_stop(process), cancel_rest(store, self.run_name))
+            raise
+        if code:
+            raise RuntimeError(f"verl ended with exit code {code}; what it printed says why. Its config is {config}")
+
+
+def new_run_name() -> str:
+    """Returns a name for a run that has been given none."""
+    return f"verl-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
 
 
 def expect_packages() -> None:
@@ -162,18 +187,15 @@ def expect_packages() -> None:
     expect_package("VERL", "verl", "verl")
 
 
-async def _train(config: Path) -> None:
-    """Runs verl's own command; stops it when this is cancelled."""
-    arguments = ("-m", COMMAND, "--config-path", str(config.parent), "--config-name", config.stem)
-    process = await asyncio.create_subprocess_exec(sys.executable, *arguments)
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    """Ends a process: it is asked to, and killed if it takes too long or this is cancelled."""
     try:
-        code = await process.wait()
-    except BaseException:
-        process.terminate()
-        try:
+        with suppress(ProcessLookupError):
+            process.terminate()
+        with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(process.wait(), _STOP_SECONDS)
-        except asyncio.TimeoutError:
-            process.kill()
-        raise
-    if code:
-        raise RuntimeError(f"verl ended with exit code {code}; what it printed says why. Its config is {config}")
+    finally:
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
