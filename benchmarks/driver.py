@@ -27,6 +27,7 @@ from agentlightning import LightningStoreClient
 
 Answer = dict[str, Any]
 OtlpSender = Callable[[bytes], Awaitable[None]]
+LISTED = 32
 
 
 class Side(Protocol):
@@ -135,6 +136,7 @@ class Driver:
         self._stores: dict[str, Any] = {}
         self._query_targets: dict[str, str] = {}
         self._cycle: tuple[float, list[str]] = (0.0, [])
+        self._claimed: list[str] = []
 
     async def run(self, command: str, arguments: dict[str, Any]) -> Answer:
         handler = getattr(self, f"do_{command}")
@@ -325,6 +327,26 @@ class Driver:
             tokens = sum(read_every_attribute(span) for span in found)
             if tokens != spans * TOKEN_SUM:
                 raise RuntimeError(f"query_spans returned {len(found)} spans whose token ids are not the ones sent")
+            return True
+
+        return await _timed_calls(call, 1, seconds)
+
+    async def do_store_rollouts(self, address: str, rollouts: int) -> Answer:
+        """Store rollouts of which all but 32 are in the queue."""
+        store = self._store(address)
+        await _fill_queue(store, rollouts)
+        self._claimed = [(await store.dequeue_rollout(worker_id="bench-lists")).rollout_id for _ in range(LISTED)]
+        return {}
+
+    async def do_list(self, address: str, by: str, seconds: float) -> Answer:
+        """How long a list of 32 rollouts takes, of given ids or of a status that few have."""
+        store = self._store(address)
+        wanted = {"rollout_id_in": self._claimed} if by == "ids" else {"status_in": ["preparing"], "limit": LISTED}
+
+        async def call(task: int) -> bool:
+            found = await store.query_rollouts(**wanted)
+            if len(found) != LISTED:
+                raise RuntimeError(f"a list has {len(found)} rollouts and not {LISTED}")
             return True
 
         return await _timed_calls(call, 1, seconds)

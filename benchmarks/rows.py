@@ -44,6 +44,8 @@ class Effort:
     growth_sizes: tuple[int, ...]
     """Rollouts in the stores that are compared, from the smallest to the largest."""
     growth_calls: int
+    stored_rollouts: int
+    """Rollouts in the store of which 32 are listed."""
     runner_processes: int = 4
     one_server: bool = False
     """All rows meet the same servers: a reference server takes 9 s to start. For a smoke run only, since what one
@@ -61,6 +63,7 @@ FULL = Effort(
     pause_seconds=4.0,
     growth_sizes=(1_000, 100_000, 1_000_000),
     growth_calls=200,
+    stored_rollouts=100_000,
 )
 QUICK = Effort(
     runs=1,
@@ -72,6 +75,7 @@ QUICK = Effort(
     pause_seconds=1.0,
     growth_sizes=(1_000, 5_000),
     growth_calls=10,
+    stored_rollouts=1_000,
     runner_processes=1,
     one_server=True,
 )
@@ -304,6 +308,32 @@ class Bench:
                 Goal(ratio=8),
                 Goal(ratio=12),
             )
+        ]
+
+    def lists(self) -> list[Line]:
+        """Lists of 32 rollouts of a full store."""
+        with self._contenders("sqlite") as contenders:
+            for each in contenders:
+                each.ask("store_rollouts", rollouts=self.effort.stored_rollouts)
+            figures = {
+                by: _medians(
+                    self._interleaved(
+                        contenders, lambda each, by=by: each.ask("list", by=by, seconds=self.effort.seconds)
+                    ),
+                    "p50_ms",
+                )
+                for by in ("ids", "status")
+            }
+        return [
+            Line(
+                f"list of 32 by {by}, of {self.effort.stored_rollouts:,} rollouts, p50",
+                "ms",
+                of.get("reference"),
+                of.get("ours-sqlite"),
+                Goal(ratio=10),
+                less_is_better=True,
+            )
+            for by, of in figures.items()
         ]
 
     def cycle(self) -> list[Line]:
@@ -848,6 +878,7 @@ ROWS: dict[str, Callable[[Bench], list[Line]]] = {
     "gateway": Bench.gateway,
     "ingest": Bench.ingest,
     "query": Bench.query,
+    "lists": Bench.lists,
     "cycle": Bench.cycle,
     "postgres": Bench.postgres,
     "runners": Bench.runners,
