@@ -1,10 +1,12 @@
-"""Helpers for algorithms: batches of samples, and the parts of a run as arguments."""
+"""Helpers for algorithms: batches of samples, names of runs, and the parts of a run as arguments."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 import random
+import time
+import uuid
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
@@ -18,6 +20,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 R = TypeVar("R")
 A = TypeVar("A", bound=Algorithm)
+
+
+def new_run_name(algorithm: str) -> str:
+    """Returns a name for a run of an algorithm that has been given none."""
+    return f"{algorithm}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
 
 
 def batch_iter_over_dataset(dataset: Dataset[T], batch_size: int, *, seed: int | None = None) -> Iterator[Sequence[T]]:

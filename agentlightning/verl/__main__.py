@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
+from agentlightning.algorithm.utils import new_run_name
 from agentlightning.algorithm.verl.leftovers import cancel_rest
 from agentlightning.algorithm.verl.settings import AGENT_LOOP, AGENT_LOOPS, SECTION
-from agentlightning.algorithm.verl.verl import COMMAND, expect_packages, new_run_name
+from agentlightning.algorithm.verl.verl import COMMAND, expect_packages
 from agentlightning.store.api import DEFAULT_EXPERIMENT
 from agentlightning.store.client import LightningStoreClient
 
@@ -34,7 +35,7 @@ def main() -> None:
     given = _settings(sys.argv[1:])
     if "store" not in given:
         raise SystemExit(f"name the store server that runners connect to: +{SECTION}.store=HOST:PORT")
-    run = given.get("run") or new_run_name()
+    run = given.get("run") or new_run_name("verl")
     ours = {
         f"{_AGENT}.default_agent_loop": AGENT_LOOP,
         f"{_AGENT}.agent_loop_config_path": AGENT_LOOPS,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import time
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from agentlightning.algorithm.base import Algorithm
 from agentlightning.algorithm.grpo.config import GRPOConfig
 from agentlightning.algorithm.grpo.progress import BatchProgress, Step
+from agentlightning.algorithm.utils import new_run_name
 from agentlightning.types import Dataset
 from agentlightning.utils.extras import require_packages
 from agentlightning.utils.threads import run_in_thread
@@ -66,7 +65,7 @@ class GRPO(Algorithm):
         require_packages("GRPO", "train", "torch", "transformers", "peft", "fastapi", "uvicorn", "httpx")
         super().__init__()
         self.config = config or GRPOConfig()
-        self.run_name = run or f"grpo-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
+        self.run_name = run or new_run_name("grpo")
         self.folder = Path(folder) / self.run_name
         self._model = model
         self._on_step = on_step or _ignore

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-import time
-import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 from agentlightning.algorithm.base import Algorithm
+from agentlightning.algorithm.utils import new_run_name
 from agentlightning.algorithm.verl.config import connected, with_data, write_config
 from agentlightning.algorithm.verl.leftovers import cancel_rest
 from agentlightning.algorithm.verl.reachable import store_address
@@ -86,7 +85,7 @@ class VERL(Algorithm):
         expect_packages()
         super().__init__()
         self.config = dict(config)
-        self.run_name = run or new_run_name()
+        self.run_name = run or new_run_name("verl")
         self.folder = Path(folder) / self.run_name
         self._settings("", None, None)
 
@@ -169,11 +168,6 @@ class VERL(Algorithm):
             raise
         if code:
             raise RuntimeError(f"verl ended with exit code {code}; what it printed says why. Its config is {config}")
-
-
-def new_run_name() -> str:
-    """Returns a name for a run that has been given none."""
-    return f"verl-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
 
 
 def expect_packages() -> None:
